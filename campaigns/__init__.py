@@ -1,0 +1,1 @@
+"""Campaigns: decide, run, and what it was worth."""

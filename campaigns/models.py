@@ -1,0 +1,71 @@
+"""Tables of campaigns, their runs, and the decision about every candidate."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db import Base, BigId, Json, Minor, UTCDateTime
+
+
+class Campaign(Base):
+    """States: draft → pending → approved → running → finished; paused; archived."""
+
+    __tablename__ = "campaigns"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(80), unique=True)
+    title: Mapped[str] = mapped_column(sa.String(200))
+    state: Mapped[str] = mapped_column(sa.String(20), index=True)
+    spec: Mapped[dict[str, Any]] = mapped_column(Json)
+    """``campaigns.campaigns.CampaignSpec`` as JSON: audience, variants, channels, offer, limits."""
+    version: Mapped[int] = mapped_column(default=1)
+    budget_minor: Mapped[int | None] = mapped_column(Minor)
+    scheduled_at: Mapped[datetime | None] = mapped_column(UTCDateTime, index=True)
+    experiment_id: Mapped[int | None] = mapped_column(sa.ForeignKey("experiments.id"))
+    created_by: Mapped[str] = mapped_column(sa.String(200))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    approved_by: Mapped[str | None] = mapped_column(sa.String(200))
+    approved_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class CampaignRun(Base):
+    """One pass over the audience. ``cursor`` is the last member decided: where a restart goes on."""
+
+    __tablename__ = "campaign_runs"
+    __table_args__ = (sa.UniqueConstraint("campaign_id", "run_key"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(sa.ForeignKey("campaigns.id"))
+    run_key: Mapped[str] = mapped_column(sa.String(60))
+    state: Mapped[str] = mapped_column(sa.String(20), index=True)
+    as_of: Mapped[datetime] = mapped_column(UTCDateTime)
+    """``now`` of every decision of this run, also of those made after a restart."""
+    spec: Mapped[dict[str, Any]] = mapped_column(Json)
+    """The campaign as it was approved: later edits do not change a run under way."""
+    cursor: Mapped[int] = mapped_column(sa.BigInteger)
+    candidates: Mapped[int]
+    counts: Mapped[dict[str, Any]] = mapped_column(Json)
+    started_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Decision(Base):
+    """What was decided about a candidate, and why: one row each, sent to or not."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (sa.Index("ix_decisions_member_id", "member_id"),)
+
+    run_id: Mapped[int] = mapped_column(sa.ForeignKey("campaign_runs.id"), primary_key=True)
+    member_id: Mapped[int] = mapped_column(sa.ForeignKey("members.id"), primary_key=True)
+    reason: Mapped[str | None] = mapped_column(sa.String(40))
+    """None: sent to. Otherwise why not (``campaigns.decide.REASONS``)."""
+    arm: Mapped[str | None] = mapped_column(sa.String(40))
+    channel: Mapped[str | None] = mapped_column(sa.String(20))
+    coupon_code: Mapped[str | None] = mapped_column(sa.String(40))
+    points: Mapped[int] = mapped_column(default=0)
+    at: Mapped[datetime] = mapped_column(UTCDateTime)

@@ -1,0 +1,1 @@
+"""Consent, templates, outbox, delivery and what comes back, over e-mail, SMS and WeChat."""

@@ -1,0 +1,159 @@
+"""Tables of consent, suppression, templates, the outbox and what came back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db import Base, BigId, Encrypted, Json, UTCDateTime
+
+
+class Consent(Base):
+    """Today's answer of a member for a channel and purpose; its history is in ``consent_events``."""
+
+    __tablename__ = "consents"
+
+    member_id: Mapped[int] = mapped_column(sa.ForeignKey("members.id"), primary_key=True)
+    channel: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
+    purpose: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
+    granted: Mapped[bool]
+    source: Mapped[str] = mapped_column(sa.String(60))
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class ConsentEvent(Base):
+    __tablename__ = "consent_events"
+    __table_args__ = (sa.UniqueConstraint("member_id", "channel", "purpose", "at", "granted"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    member_id: Mapped[int] = mapped_column(sa.ForeignKey("members.id"))
+    channel: Mapped[str] = mapped_column(sa.String(20))
+    purpose: Mapped[str] = mapped_column(sa.String(20))
+    granted: Mapped[bool]
+    source: Mapped[str] = mapped_column(sa.String(60))
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Suppression(Base):
+    """An address that must not be written to, whoever it belongs to."""
+
+    __tablename__ = "suppressions"
+
+    channel: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
+    address_index: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    reason: Mapped[str] = mapped_column(sa.String(40))
+    source: Mapped[str] = mapped_column(sa.String(60))
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    evidence: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class Template(Base):
+    __tablename__ = "templates"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(80), unique=True)
+    channel: Mapped[str] = mapped_column(sa.String(20))
+    purpose: Mapped[str] = mapped_column(sa.String(20))
+    version: Mapped[int]
+    """The version that new messages use."""
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    archived_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class TemplateContent(Base):
+    """One language of one version; never changed once written."""
+
+    __tablename__ = "template_contents"
+
+    template_id: Mapped[int] = mapped_column(sa.ForeignKey("templates.id"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    language: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
+    fields: Mapped[dict[str, Any]] = mapped_column(Json)
+    """email: subject, html, text, preheader · sms: text, provider_template, params · wechat:
+    provider_template, url, data {name: text}."""
+    changed_by: Mapped[str] = mapped_column(sa.String(200))
+    changed_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Message(Base):
+    """The outbox and the record of everything sent. States: see ``channels/outbox.py``."""
+
+    __tablename__ = "messages"
+    __table_args__ = (
+        sa.Index("ix_messages_claim", "state", "channel", "not_before", "id"),
+        sa.Index("ix_messages_member_id_created_at", "member_id", "created_at"),
+        sa.Index("ix_messages_provider_id", "provider_id"),
+        sa.Index("ix_messages_source", "source_kind", "source_id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    dedupe_key: Mapped[str] = mapped_column(sa.String(120), unique=True)
+    """Natural key: ``run:<run id>:<member id>``, ``fallback:<message id>``, ``api:<idempotency key>``."""
+    member_id: Mapped[int] = mapped_column(sa.ForeignKey("members.id"))
+    channel: Mapped[str] = mapped_column(sa.String(20))
+    purpose: Mapped[str] = mapped_column(sa.String(20))
+    template_id: Mapped[int] = mapped_column(sa.ForeignKey("templates.id"))
+    template_version: Mapped[int]
+    context: Mapped[dict[str, Any]] = mapped_column(Json)
+    """What the template needs beyond the member: coupon, points, campaign …; no contact detail."""
+    source_kind: Mapped[str] = mapped_column(sa.String(20))
+    """``run`` (of a campaign), ``journey``, ``api`` or ``test``."""
+    source_id: Mapped[int] = mapped_column(sa.BigInteger)
+    fallback: Mapped[list[Any]] = mapped_column(Json)
+    """Channels to try next, in order: [{channel, template_id, template_version}]."""
+    quiet_hours: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """{start: "21:00", end: "08:00", mode: "defer"|"drop"} in the member's zone; null: none."""
+    state: Mapped[str] = mapped_column(sa.String(20))
+    reason: Mapped[str | None] = mapped_column(sa.String(200))
+    attempts: Mapped[int]
+    not_before: Mapped[datetime] = mapped_column(UTCDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    lease_owner: Mapped[str | None] = mapped_column(sa.String(80))
+    lease_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    provider: Mapped[str | None] = mapped_column(sa.String(20))
+    provider_id: Mapped[str | None] = mapped_column(sa.String(128))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    sent_at: Mapped[datetime | None] = mapped_column(UTCDateTime, index=True)
+    settled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class MessageEvent(Base):
+    """Something that happened to a message: attempts, provider answers, receipts, opens, clicks …"""
+
+    __tablename__ = "message_events"
+    __table_args__ = (sa.Index("ix_message_events_message_id_at", "message_id", "at"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    message_id: Mapped[int] = mapped_column(sa.ForeignKey("messages.id"))
+    kind: Mapped[str] = mapped_column(sa.String(20))
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    dedupe_key: Mapped[str] = mapped_column(sa.String(160), unique=True)
+    actor: Mapped[str] = mapped_column(sa.String(20), default="")
+    """For opens and clicks: ``human``, ``proxy`` or ``scanner``."""
+    detail: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class Account(Base):
+    """A channel's switch: paused with a reason, by an operator or by a provider's answer."""
+
+    __tablename__ = "channel_accounts"
+
+    channel: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
+    paused_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    paused_reason: Mapped[str | None] = mapped_column(sa.String(300))
+    on_unknown: Mapped[str] = mapped_column(sa.String(10), default="keep")
+    """A message whose provider never answered: ``keep`` (at most once) or ``resend`` (at least once)."""
+
+
+class ProviderToken(Base):
+    """An access token shared by all workers (WeChat: one per appid)."""
+
+    __tablename__ = "provider_tokens"
+
+    key: Mapped[str] = mapped_column(sa.String(120), primary_key=True)
+    token: Mapped[str | None] = mapped_column(Encrypted)
+    expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    refreshing_until: Mapped[datetime | None] = mapped_column(UTCDateTime)

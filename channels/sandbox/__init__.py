@@ -1,0 +1,1 @@
+"""Stand-ins for every provider on loopback, verifying as the real ones do."""

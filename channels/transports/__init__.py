@@ -1,0 +1,1 @@
+"""One module a provider: how a message leaves the house."""

@@ -1,0 +1,248 @@
+"""The database: engines, column types, transactions, and the one way of writing many rows.
+
+Guarantees: every time that enters is aware and leaves as UTC; contact details are encrypted
+before they reach the driver; a write transaction on SQLite takes the writer's lock when it
+begins, so that what it read cannot change before it writes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.types import TypeDecorator
+
+from core import crypto
+from core.errors import InvalidInput
+
+SQLITE_MAX_VARIABLES = 32_000
+Row = tuple[Any, ...]
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An aware datetime, stored and answered in UTC. A naive one is refused."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise InvalidInput(f"The time {value.isoformat()} has no zone; give an aware datetime.")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Encrypted(TypeDecorator[str]):
+    """Text encrypted at rest with the process's keyring (AES-256-GCM)."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else crypto.keyring().encrypt(value)
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
+        return None if value is None else crypto.keyring().decrypt(bytes(value))
+
+
+BigId = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+"""Integer key; SQLite only makes INTEGER PRIMARY KEY its row id."""
+Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+Minor = sa.BigInteger
+"""Money in the currency's minor units."""
+
+
+class Base(DeclarativeBase):
+    """Base of every table, with predictable constraint names for Alembic."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Database:
+    """An engine with two doors: :meth:`read` and :meth:`write`, each one transaction."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.url = url
+        options: dict[str, Any] = {} if ":memory:" in url else {"pool_size": pool_size, "pool_pre_ping": True}
+        self.engine: Engine = sa.create_engine(_driver_url(url), **options)
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        self._writer = self.engine.execution_options(huiliu_write=True)
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self.engine.dialect.name
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction: commits at the end, rolls back on any exception."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A consistent view; whatever is changed in it is thrown away."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def _driver_url(url: str) -> str:
+    for prefix in ("postgres://", "postgresql://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg://" + url[len(prefix) :]
+    return url
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # BEGIN is ours: see _begin_sqlite
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred BEGIN that turns writer half-way fails at once with SQLITE_BUSY, whatever the
+    # time-out, when somebody else wrote in between. Writers therefore begin as writers.
+    write = connection.get_execution_options().get("huiliu_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def lock_rows(session: Session, table: sa.Table, ids: Sequence[int]) -> None:
+    """Lock the rows of ``ids`` in id order until the transaction ends.
+
+    SQLite's writer already holds the whole database, so there it does nothing.
+    """
+    if session.get_bind().dialect.name == "postgresql" and ids:
+        key = table.primary_key.columns[0]
+        session.execute(
+            sa.select(key).where(key == sa.any_(sa.cast(list(ids), sa.ARRAY(sa.BigInteger)))).order_by(key).with_for_update()
+        )
+
+
+def bulk_insert(
+    session: Session,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    *,
+    conflict: Sequence[str] | None = None,
+    returning: Sequence[str] = (),
+) -> list[Row]:
+    """Insert many rows at the driver's speed; rows that break the unique key are left out.
+
+    ``rows`` are tuples in the order of ``columns``. ``conflict`` names the columns of the unique
+    key whose repetition means "already there" (None: a repetition is an error; an empty sequence:
+    any unique key). Answers the ``returning`` columns of the rows that were **new** (with none
+    named: one empty tuple a new row on demand is not built; the answer is empty).
+
+    PostgreSQL: COPY into a staging table, then one INSERT … SELECT … ON CONFLICT DO NOTHING.
+    SQLite: ``executemany``, or multi-row INSERTs where the new rows are asked for.
+    """
+    connection = session.connection()
+    bind = _binders(table, columns, connection.dialect)
+    data = (tuple(f(v) if f is not None else v for f, v in zip(bind, row, strict=True)) for row in rows)
+    if connection.dialect.name == "postgresql":
+        return _insert_postgres(connection, table, columns, data, conflict, returning)
+    return _insert_sqlite(connection, table, columns, data, conflict, returning)
+
+
+def _binders(
+    table: sa.Table, columns: Sequence[str], dialect: Dialect
+) -> list[Callable[[Any], Any] | None]:
+    return [table.c[name].type.dialect_impl(dialect).bind_processor(dialect) for name in columns]
+
+
+def _conflict_clause(conflict: Sequence[str] | None) -> str:
+    if conflict is None:
+        return ""
+    target = f" ({', '.join(conflict)})" if conflict else ""
+    return f" ON CONFLICT{target} DO NOTHING"
+
+
+def _insert_postgres(
+    connection: Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    conflict: Sequence[str] | None,
+    returning: Sequence[str],
+) -> list[Row]:
+    names = ", ".join(f'"{name}"' for name in columns)
+    cursor = connection.connection.cursor()
+    try:
+        if conflict is None and not returning:
+            target = f'"{table.name}"'
+        else:
+            target = f'"_new_{table.name}"'
+            cursor.execute(f'CREATE TEMP TABLE IF NOT EXISTS {target} ON COMMIT DELETE ROWS AS SELECT {names} FROM "{table.name}" LIMIT 0')  # noqa: S608
+            cursor.execute(f"TRUNCATE {target}")
+        with cursor.copy(f"COPY {target} ({names}) FROM STDIN") as copy:  # type: ignore[attr-defined]
+            for row in rows:
+                copy.write_row(row)
+        if target == f'"{table.name}"':
+            return []
+        back = f" RETURNING {', '.join(returning)}" if returning else ""
+        cursor.execute(
+            f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {target}{_conflict_clause(conflict)}{back}'  # noqa: S608
+        )
+        return cursor.fetchall() if returning else []
+    finally:
+        cursor.close()
+
+
+def _insert_sqlite(
+    connection: Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    conflict: Sequence[str] | None,
+    returning: Sequence[str],
+) -> list[Row]:
+    head = f'INSERT INTO "{table.name}" ({", ".join(f"{chr(34)}{c}{chr(34)}" for c in columns)}) VALUES '  # noqa: S608
+    group = f"({', '.join('?' * len(columns))})"
+    tail = _conflict_clause(conflict)
+    cursor = connection.connection.cursor()
+    try:
+        if not returning:
+            cursor.executemany(head + group + tail, rows)  # type: ignore[arg-type]
+            return []
+        tail += f" RETURNING {', '.join(returning)}"
+        found: list[Row] = []
+        iterator = iter(rows)
+        size = SQLITE_MAX_VARIABLES // len(columns)
+        while chunk := list(itertools.islice(iterator, size)):
+            sql = head + ", ".join([group] * len(chunk)) + tail
+            cursor.execute(sql, [value for row in chunk for value in row])
+            found.extend(cursor.fetchall())
+        return found
+    finally:
+        cursor.close()

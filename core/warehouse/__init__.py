@@ -1,0 +1,1 @@
+"""The columnar replica of the database's facts, and the engines that query it."""

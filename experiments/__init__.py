@@ -1,0 +1,1 @@
+"""Assignment, moments, statistics and read-outs."""

@@ -1,0 +1,1 @@
+"""Coupons and points: what a member holds, exact to the unit."""

@@ -1,0 +1,147 @@
+"""Tables of coupon batches, codes, redemptions, and the points ledger in lots."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db import Base, BigId, Json, Minor, UTCDateTime
+
+
+class CouponBatch(Base):
+    __tablename__ = "coupon_batches"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(80), unique=True)
+    title: Mapped[str] = mapped_column(sa.String(200))
+    benefit: Mapped[dict[str, Any]] = mapped_column(Json)
+    """{type: "fixed", amount} (minor units) or {type: "percent", percent, max_amount}."""
+    currency: Mapped[str] = mapped_column(sa.String(3))
+    min_spend_minor: Mapped[int] = mapped_column(Minor, default=0)
+    prefix: Mapped[str] = mapped_column(sa.String(12), default="")
+    random_chars: Mapped[int] = mapped_column(default=12)
+    total_limit: Mapped[int | None]
+    """Codes that may be issued; None: no limit (and then no counter row is touched)."""
+    issued: Mapped[int] = mapped_column(default=0)
+    """Counted only where there is a limit."""
+    per_member_limit: Mapped[int | None]
+    starts_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    ends_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    valid_days: Mapped[int | None]
+    """A code lives this long from its issue (or until ``ends_at`` if that is sooner)."""
+    settlement_share: Mapped[float] = mapped_column(default=1.0)
+    """Share of the face value that the shop bears, 0 to 1."""
+    created_by: Mapped[str] = mapped_column(sa.String(200))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    archived_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Coupon(Base):
+    """One code. States: issued → redeemed → (rolled back) issued; issued → expired | revoked."""
+
+    __tablename__ = "coupons"
+    __table_args__ = (
+        sa.Index("ix_coupons_member_id_state", "member_id", "state"),
+        sa.Index("ix_coupons_batch_id_state", "batch_id", "state"),
+        sa.Index("ix_coupons_state_valid_until", "state", "valid_until"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    code: Mapped[str] = mapped_column(sa.String(40), unique=True)
+    batch_id: Mapped[int] = mapped_column(sa.ForeignKey("coupon_batches.id"))
+    member_id: Mapped[int | None] = mapped_column(sa.ForeignKey("members.id"))
+    issue_key: Mapped[str] = mapped_column(sa.String(120), unique=True)
+    """Natural key of the issue: ``run:<run id>:<member id>``, ``api:<key>`` …"""
+    state: Mapped[str] = mapped_column(sa.String(20))
+    issued_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    valid_from: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    valid_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Redemption(Base):
+    """A use of a code on an order. Rolled back rows stay; a code has at most one live row."""
+
+    __tablename__ = "redemptions"
+    __table_args__ = (
+        sa.Index(
+            "uq_redemptions_live",
+            "coupon_id",
+            unique=True,
+            sqlite_where=sa.text("rolled_back_at IS NULL"),
+            postgresql_where=sa.text("rolled_back_at IS NULL"),
+        ),
+        sa.UniqueConstraint("idempotency_key"),
+        sa.Index("ix_redemptions_member_id", "member_id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    coupon_id: Mapped[int] = mapped_column(sa.ForeignKey("coupons.id"))
+    member_id: Mapped[int | None] = mapped_column(sa.ForeignKey("members.id"))
+    order_ref: Mapped[str] = mapped_column(sa.String(128))
+    """The shop's order id; the order itself may arrive later."""
+    basket_minor: Mapped[int] = mapped_column(Minor)
+    discount_minor: Mapped[int] = mapped_column(Minor)
+    currency: Mapped[str] = mapped_column(sa.String(3))
+    redeemed_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    rolled_back_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    idempotency_key: Mapped[str] = mapped_column(sa.String(128))
+    request_hash: Mapped[str] = mapped_column(sa.String(64))
+
+
+class PointsLot(Base):
+    """A grant of points with its own expiry. 0 ≤ remaining ≤ issued."""
+
+    __tablename__ = "points_lots"
+    __table_args__ = (
+        sa.UniqueConstraint("source_kind", "source_id"),
+        sa.Index("ix_points_lots_member_id_expires_at", "member_id", "expires_at"),
+        sa.CheckConstraint("remaining >= 0 AND remaining <= issued", name="remaining"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    member_id: Mapped[int] = mapped_column(sa.ForeignKey("members.id"))
+    issued: Mapped[int] = mapped_column(sa.BigInteger)
+    remaining: Mapped[int] = mapped_column(sa.BigInteger)
+    available_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    source_kind: Mapped[str] = mapped_column(sa.String(20))
+    """``order``, ``run``, ``grant``, ``adjust`` …"""
+    source_id: Mapped[str] = mapped_column(sa.String(128))
+    snapshot: Mapped[dict[str, Any]] = mapped_column(Json)
+    """What the accrual was computed from (rate, base): refunds use it, never today's rule."""
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class PointsEntry(Base):
+    """The ledger: every change of a lot or a debt, insert only."""
+
+    __tablename__ = "points_entries"
+    __table_args__ = (
+        sa.UniqueConstraint("kind", "source_id", "lot_id"),
+        sa.Index("ix_points_entries_member_id_at", "member_id", "at"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    member_id: Mapped[int] = mapped_column(sa.ForeignKey("members.id"))
+    lot_id: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """None for a change of the debt."""
+    kind: Mapped[str] = mapped_column(sa.String(20))
+    """``earn``, ``grant``, ``spend``, ``refund``, ``expire``, ``revoke``, ``debt``, ``repay``."""
+    source_id: Mapped[str] = mapped_column(sa.String(128))
+    delta: Mapped[int] = mapped_column(sa.BigInteger)
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    note: Mapped[str | None] = mapped_column(sa.String(300))
+
+
+class PointsRequest(Base):
+    """The first answer to an idempotency key, given again to every repetition."""
+
+    __tablename__ = "points_requests"
+
+    key: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    request_hash: Mapped[str] = mapped_column(sa.String(64))
+    answer: Mapped[dict[str, Any]] = mapped_column(Json)
+    at: Mapped[datetime] = mapped_column(UTCDateTime)

@@ -1,0 +1,1 @@
+"""Alembic: one line of history."""

@@ -1,0 +1,1 @@
+"""Who is who: RFM, lifecycle stages, rules, memberships over time."""

@@ -1,0 +1,103 @@
+"""Fixtures: a migrated database on SQLite and on PostgreSQL, a home folder, a fixed key."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from core import crypto
+from core.db import Database
+from core.settings import Settings
+from tests import postgres
+
+SECRET = base64.b64encode(bytes(range(32))).decode()
+
+
+def pytest_configure() -> None:
+    # Nothing of the developer's own installation may leak into a test, nor a test's into it.
+    for name in [name for name in os.environ if name.startswith("HUILIU_")]:
+        del os.environ[name]
+    os.environ["HUILIU_SECRET"] = SECRET
+    crypto.install(crypto.Keyring(base64.b64decode(SECRET)))
+
+
+def need(available: bool, what: str) -> None:
+    """Skip with the reason where a server is missing; in CI, fail instead."""
+    if available:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is missing, and CI must have it")
+    pytest.skip(f"{what} is not installed")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Cluster]:
+    """A private PostgreSQL on a free port, with a migrated template database."""
+    need(postgres.find() is not None, "PostgreSQL")
+    with postgres.running(tmp_path_factory.mktemp("pg")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from migrations.runner import upgrade
+
+    path = tmp_path_factory.mktemp("template") / "huiliu.db"
+    database = Database(f"sqlite:///{path}")
+    upgrade(database)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("COMMIT")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.dispose()
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def sqlite_db(home: Path, sqlite_template: Path) -> Iterator[Database]:
+    """A migrated SQLite database of its own."""
+    shutil.copy(sqlite_template, home / "huiliu.db")
+    database = Database(f"sqlite:///{home / 'huiliu.db'}")
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def pg_db(cluster: postgres.Cluster) -> Iterator[Database]:
+    """A migrated PostgreSQL database of its own."""
+    name = cluster.create()
+    database = Database(cluster.url(name), pool_size=40)
+    yield database
+    database.dispose()
+    cluster.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def db(request: pytest.FixtureRequest) -> Database:
+    """The same test on both databases."""
+    result: Database = request.getfixturevalue("sqlite_db" if request.param == "sqlite" else "pg_db")
+    return result
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    """Settings with a home of their own; give ``database_url=db.url`` where a process reads them."""
+    return Settings(home=home, secret=SECRET, _env_file=None)
+
+
+def count(database: Database, table: str) -> int:
+    """Rows of a table."""
+    with database.engine.connect() as connection:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(sa.table(table))).scalar_one())

@@ -1,0 +1,108 @@
+"""A private PostgreSQL cluster for the tests: own folder, free port, no durability."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+from core.db import Database
+
+
+def find() -> Path | None:
+    """The folder of ``initdb`` and ``postgres``, or None."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[4]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).parent if on_path else None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Cluster:
+    port: int
+    user: str
+    _numbers: count[int]
+
+    def url(self, name: str) -> str:
+        return f"postgresql://{self.user}@127.0.0.1:{self.port}/{name}"
+
+    def _admin(self, sql: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(sql)  # type: ignore[arg-type]
+
+    def create(self, template: str = "huiliu_template") -> str:
+        name = f"t{next(self._numbers)}"
+        self._admin(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    def drop(self, name: str) -> None:
+        self._admin(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Cluster]:
+    """Start a cluster under ``folder``; stop it at the end."""
+    from migrations.runner import upgrade
+
+    binaries = find()
+    assert binaries is not None
+    data, port = folder / "data", free_port()
+    # PostgreSQL refuses to run as root: there, Debian's own account runs it.
+    as_root = os.geteuid() == 0
+    user = "postgres" if as_root else getpass.getuser()
+    prefix = ["runuser", "-u", "postgres", "--"] if as_root else []
+    if as_root:
+        for parent in [folder, *folder.parents[:4]]:
+            if str(parent).startswith("/tmp/"):
+                parent.chmod(0o755)
+        shutil.chown(folder, "postgres", "postgres")
+    subprocess.run(
+        [*prefix, str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", user, "-E", "UTF8", "--no-sync"],
+        check=True,
+        capture_output=True,
+    )
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=300 -c shared_buffers=256MB"
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*prefix, str(binaries / "postgres"), "-D", str(data), *options.split()],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+    cluster = Cluster(port, user, count())
+    try:
+        _wait(cluster, folder)
+        cluster._admin("CREATE DATABASE huiliu_template")
+        database = Database(cluster.url("huiliu_template"))
+        upgrade(database)
+        database.dispose()
+        yield cluster
+    finally:
+        subprocess.run([*prefix, str(binaries / "pg_ctl"), "-D", str(data), "stop", "-m", "immediate"], capture_output=True)
+        server.wait(timeout=30)
+
+
+def _wait(cluster: Cluster, folder: Path) -> None:
+    for _ in range(200):
+        try:
+            psycopg.connect(cluster.url("postgres")).close()
+            return
+        except psycopg.OperationalError:
+            time.sleep(0.1)
+    raise RuntimeError(f"PostgreSQL did not start: {(folder / 'log').read_text()[-2000:]}")

@@ -1,0 +1,1 @@
+"""The console, the HTTP API, the public pages and the command line."""

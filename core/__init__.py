@@ -1,1 +1,1 @@
-"""Settings, database, members, catalogue, orders, events, imports and the warehouse: what every other package stands on."""
+"""What every other package stands on: settings, database, facts, imports, warehouse."""

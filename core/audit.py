@@ -22,6 +22,11 @@ def record(
     """Add an audit row to the caller's transaction, so that change and trace stand or fall together."""
     session.add(
         AuditEntry(
-            at=at, actor=actor, action=action, object_type=object_type, object_id=str(object_id), detail=detail or {}
+            at=at,
+            actor=actor,
+            action=action,
+            object_type=object_type,
+            object_id=str(object_id),
+            detail=detail or {},
         )
     )

@@ -17,7 +17,9 @@ ADDRESS_COLUMN = {EMAIL: "email", SMS: "phone", WECHAT: "openid"}
 def normalise_email(text: str) -> str:
     """Lower-case, IDNA-checked address. Raises InvalidInput."""
     try:
-        return validate_email(text.strip(), check_deliverability=False, test_environment=True).normalized.casefold()
+        return validate_email(
+            text.strip(), check_deliverability=False, test_environment=True
+        ).normalized.casefold()
     except EmailNotValidError as error:
         raise InvalidInput(f"“{text}” is not an e-mail address: {error}", "email") from None
 

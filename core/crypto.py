@@ -32,8 +32,7 @@ class Keyring:
     def __init__(self, master: bytes) -> None:
         if len(master) != 32:
             raise HuiliuError(
-                "The secret key must be 32 bytes in base64. Make one with "
-                "`python -c 'import secrets,base64;print(base64.b64encode(secrets.token_bytes(32)).decode())'`."
+                "The secret key must be 32 bytes in base64. Make one with `openssl rand -base64 32`."
             )
         self._aead = AESGCM(_derive(master, b"pii"))
         self._index_key = _derive(master, b"blind-index")

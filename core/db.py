@@ -136,21 +136,24 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def lock_rows(session: Session, table: sa.Table, ids: Sequence[int]) -> None:
+def lock_rows(session: Session, table: sa.FromClause, ids: Sequence[int]) -> None:
     """Lock the rows of ``ids`` in id order until the transaction ends.
 
     SQLite's writer already holds the whole database, so there it does nothing.
     """
     if session.get_bind().dialect.name == "postgresql" and ids:
-        key = table.primary_key.columns[0]
+        key = next(iter(table.primary_key))
         session.execute(
-            sa.select(key).where(key == sa.any_(sa.cast(list(ids), sa.ARRAY(sa.BigInteger)))).order_by(key).with_for_update()
+            sa.select(key)
+            .where(key == sa.any_(sa.cast(list(ids), sa.ARRAY(sa.BigInteger))))
+            .order_by(key)
+            .with_for_update()
         )
 
 
 def bulk_insert(
     session: Session,
-    table: sa.Table,
+    table: sa.FromClause,
     columns: Sequence[str],
     rows: Iterable[Row],
     *,
@@ -167,6 +170,7 @@ def bulk_insert(
     PostgreSQL: COPY into a staging table, then one INSERT … SELECT … ON CONFLICT DO NOTHING.
     SQLite: ``executemany``, or multi-row INSERTs where the new rows are asked for.
     """
+    assert isinstance(table, sa.Table)
     connection = session.connection()
     bind = _binders(table, columns, connection.dialect)
     data = (tuple(f(v) if f is not None else v for f, v in zip(bind, row, strict=True)) for row in rows)
@@ -175,9 +179,7 @@ def bulk_insert(
     return _insert_sqlite(connection, table, columns, data, conflict, returning)
 
 
-def _binders(
-    table: sa.Table, columns: Sequence[str], dialect: Dialect
-) -> list[Callable[[Any], Any] | None]:
+def _binders(table: sa.Table, columns: Sequence[str], dialect: Dialect) -> list[Callable[[Any], Any] | None]:
     return [table.c[name].type.dialect_impl(dialect).bind_processor(dialect) for name in columns]
 
 
@@ -203,18 +205,18 @@ def _insert_postgres(
             target = f'"{table.name}"'
         else:
             target = f'"_new_{table.name}"'
-            cursor.execute(f'CREATE TEMP TABLE IF NOT EXISTS {target} ON COMMIT DELETE ROWS AS SELECT {names} FROM "{table.name}" LIMIT 0')  # noqa: S608
-            cursor.execute(f"TRUNCATE {target}")
-        with cursor.copy(f"COPY {target} ({names}) FROM STDIN") as copy:  # type: ignore[attr-defined]
+            like = f'SELECT {names} FROM "{table.name}" LIMIT 0'
+            cursor.execute(f"CREATE TEMP TABLE IF NOT EXISTS {target} ON COMMIT DROP AS {like}")
+            cursor.execute(f"TRUNCATE {target}")  # a second batch of the same transaction
+        with cursor.copy(f"COPY {target} ({names}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
         if target == f'"{table.name}"':
             return []
         back = f" RETURNING {', '.join(returning)}" if returning else ""
-        cursor.execute(
-            f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {target}{_conflict_clause(conflict)}{back}'  # noqa: S608
-        )
-        return cursor.fetchall() if returning else []
+        tail = f"{_conflict_clause(conflict)}{back}"
+        cursor.execute(f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {target}{tail}')
+        return list(cursor.fetchall()) if returning else []
     finally:
         cursor.close()
 
@@ -227,7 +229,7 @@ def _insert_sqlite(
     conflict: Sequence[str] | None,
     returning: Sequence[str],
 ) -> list[Row]:
-    head = f'INSERT INTO "{table.name}" ({", ".join(f"{chr(34)}{c}{chr(34)}" for c in columns)}) VALUES '  # noqa: S608
+    head = f'INSERT INTO "{table.name}" ({", ".join(f"{chr(34)}{c}{chr(34)}" for c in columns)}) VALUES '
     group = f"({', '.join('?' * len(columns))})"
     tail = _conflict_clause(conflict)
     cursor = connection.connection.cursor()

@@ -125,7 +125,7 @@ class Event(Base):
 
 
 class WarehouseMark(Base):
-    """"This month of this table changed": left by insert only, so that no row is hot."""
+    """ "This month of this table changed": left by insert only, so that no row is hot."""
 
     __tablename__ = "warehouse_marks"
 

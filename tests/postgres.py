@@ -18,6 +18,17 @@ import psycopg
 
 from core.db import Database
 
+# Durability is not under test, and a test machine's disk is slow.
+OPTIONS = (
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "max_connections=300",
+    "shared_buffers=256MB",
+)
+
 
 def find() -> Path | None:
     """The folder of ``initdb`` and ``postgres``, or None."""
@@ -74,14 +85,26 @@ def running(folder: Path) -> Iterator[Cluster]:
                 parent.chmod(0o755)
         shutil.chown(folder, "postgres", "postgres")
     subprocess.run(
-        [*prefix, str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", user, "-E", "UTF8", "--no-sync"],
+        [
+            *prefix,
+            str(binaries / "initdb"),
+            "-D",
+            str(data),
+            "-A",
+            "trust",
+            "-U",
+            user,
+            "-E",
+            "UTF8",
+            "--no-sync",
+        ],
         check=True,
         capture_output=True,
     )
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=300 -c shared_buffers=256MB"
+    options = [f"-c{option}" for option in (f"port={port}", *OPTIONS)]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            [*prefix, str(binaries / "postgres"), "-D", str(data), *options.split()],
+            [*prefix, str(binaries / "postgres"), "-D", str(data), *options],
             stdout=subprocess.DEVNULL,
             stderr=log,
         )
@@ -94,7 +117,10 @@ def running(folder: Path) -> Iterator[Cluster]:
         database.dispose()
         yield cluster
     finally:
-        subprocess.run([*prefix, str(binaries / "pg_ctl"), "-D", str(data), "stop", "-m", "immediate"], capture_output=True)
+        subprocess.run(
+            [*prefix, str(binaries / "pg_ctl"), "-D", str(data), "stop", "-m", "immediate"],
+            capture_output=True,
+        )
         server.wait(timeout=30)
 
 

@@ -73,6 +73,18 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_coupon_batches')),
     sa.UniqueConstraint('name', name=op.f('uq_coupon_batches_name'))
     )
+    op.create_table('early_receipts',
+    sa.Column('dedupe_key', sa.String(length=160), nullable=False),
+    sa.Column('provider_id', sa.String(length=128), nullable=False),
+    sa.Column('kind', sa.String(length=20), nullable=False),
+    sa.Column('at', db.UTCDateTime(), nullable=False),
+    sa.Column('detail', db.Json, nullable=False),
+    sa.Column('received_at', db.UTCDateTime(), nullable=False),
+    sa.PrimaryKeyConstraint('dedupe_key', name=op.f('pk_early_receipts'))
+    )
+    with op.batch_alter_table('early_receipts', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_early_receipts_provider_id'), ['provider_id'], unique=False)
+
     op.create_table('experiments',
     sa.Column('id', db.BigId, nullable=False),
     sa.Column('name', sa.String(length=80), nullable=False),
@@ -99,6 +111,13 @@ def upgrade() -> None:
     with op.batch_alter_table('jobs', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_jobs_state'), ['state'], unique=False)
 
+    op.create_table('loyalty_requests',
+    sa.Column('key', sa.String(length=128), nullable=False),
+    sa.Column('request_hash', sa.String(length=64), nullable=False),
+    sa.Column('answer', db.Json, nullable=False),
+    sa.Column('at', db.UTCDateTime(), nullable=False),
+    sa.PrimaryKeyConstraint('key', name=op.f('pk_loyalty_requests'))
+    )
     op.create_table('members',
     sa.Column('id', db.BigId, nullable=False),
     sa.Column('source', sa.String(length=40), nullable=False),
@@ -135,13 +154,6 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_members_phone_index'), ['phone_index'], unique=False)
         batch_op.create_index(batch_op.f('ix_members_unionid_index'), ['unionid_index'], unique=False)
 
-    op.create_table('points_requests',
-    sa.Column('key', sa.String(length=128), nullable=False),
-    sa.Column('request_hash', sa.String(length=64), nullable=False),
-    sa.Column('answer', db.Json, nullable=False),
-    sa.Column('at', db.UTCDateTime(), nullable=False),
-    sa.PrimaryKeyConstraint('key', name=op.f('pk_points_requests'))
-    )
     op.create_table('preferences',
     sa.Column('key', sa.String(length=60), nullable=False),
     sa.Column('value', db.Json, nullable=False),
@@ -378,6 +390,7 @@ def upgrade() -> None:
     sa.Column('expires_at', db.UTCDateTime(), nullable=True),
     sa.Column('lease_owner', sa.String(length=80), nullable=True),
     sa.Column('lease_until', db.UTCDateTime(), nullable=True),
+    sa.Column('handed_over_at', db.UTCDateTime(), nullable=True),
     sa.Column('provider', sa.String(length=20), nullable=True),
     sa.Column('provider_id', sa.String(length=128), nullable=True),
     sa.Column('created_at', db.UTCDateTime(), nullable=False),
@@ -424,6 +437,7 @@ def upgrade() -> None:
     sa.Column('lot_id', sa.BigInteger(), nullable=True),
     sa.Column('kind', sa.String(length=20), nullable=False),
     sa.Column('source_id', sa.String(length=128), nullable=False),
+    sa.Column('origin', sa.String(length=128), nullable=True),
     sa.Column('delta', sa.BigInteger(), nullable=False),
     sa.Column('at', db.UTCDateTime(), nullable=False),
     sa.Column('note', sa.String(length=300), nullable=True),
@@ -432,7 +446,10 @@ def upgrade() -> None:
     sa.UniqueConstraint('kind', 'source_id', 'lot_id', name=op.f('uq_points_entries_kind_source_id_lot_id'))
     )
     with op.batch_alter_table('points_entries', schema=None) as batch_op:
+        batch_op.create_index('ix_points_entries_debts', ['member_id'], unique=False, sqlite_where=sa.text('lot_id IS NULL'), postgresql_where=sa.text('lot_id IS NULL'))
+        batch_op.create_index('ix_points_entries_lot_id', ['lot_id'], unique=False)
         batch_op.create_index('ix_points_entries_member_id_at', ['member_id', 'at'], unique=False)
+        batch_op.create_index('ix_points_entries_origin', ['origin'], unique=False)
 
     op.create_table('points_lots',
     sa.Column('id', db.BigId, nullable=False),
@@ -451,6 +468,7 @@ def upgrade() -> None:
     sa.UniqueConstraint('source_kind', 'source_id', name=op.f('uq_points_lots_source_kind_source_id'))
     )
     with op.batch_alter_table('points_lots', schema=None) as batch_op:
+        batch_op.create_index('ix_points_lots_due', ['expires_at'], unique=False, sqlite_where=sa.text('remaining > 0'), postgresql_where=sa.text('remaining > 0'))
         batch_op.create_index('ix_points_lots_member_id_expires_at', ['member_id', 'expires_at'], unique=False)
 
     op.create_table('readouts',
@@ -578,10 +596,12 @@ def upgrade() -> None:
     sa.Column('rolled_back_at', db.UTCDateTime(), nullable=True),
     sa.Column('idempotency_key', sa.String(length=128), nullable=False),
     sa.Column('request_hash', sa.String(length=64), nullable=False),
+    sa.Column('rollback_key', sa.String(length=128), nullable=True),
     sa.ForeignKeyConstraint(['coupon_id'], ['coupons.id'], name=op.f('fk_redemptions_coupon_id_coupons')),
     sa.ForeignKeyConstraint(['member_id'], ['members.id'], name=op.f('fk_redemptions_member_id_members')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_redemptions')),
-    sa.UniqueConstraint('idempotency_key', name=op.f('uq_redemptions_idempotency_key'))
+    sa.UniqueConstraint('idempotency_key', name=op.f('uq_redemptions_idempotency_key')),
+    sa.UniqueConstraint('rollback_key', name=op.f('uq_redemptions_rollback_key'))
     )
     with op.batch_alter_table('redemptions', schema=None) as batch_op:
         batch_op.create_index('ix_redemptions_member_id', ['member_id'], unique=False)
@@ -643,10 +663,14 @@ def downgrade() -> None:
     op.drop_table('readouts')
     with op.batch_alter_table('points_lots', schema=None) as batch_op:
         batch_op.drop_index('ix_points_lots_member_id_expires_at')
+        batch_op.drop_index('ix_points_lots_due', sqlite_where=sa.text('remaining > 0'), postgresql_where=sa.text('remaining > 0'))
 
     op.drop_table('points_lots')
     with op.batch_alter_table('points_entries', schema=None) as batch_op:
+        batch_op.drop_index('ix_points_entries_origin')
         batch_op.drop_index('ix_points_entries_member_id_at')
+        batch_op.drop_index('ix_points_entries_lot_id')
+        batch_op.drop_index('ix_points_entries_debts', sqlite_where=sa.text('lot_id IS NULL'), postgresql_where=sa.text('lot_id IS NULL'))
 
     op.drop_table('points_entries')
     with op.batch_alter_table('orders', schema=None) as batch_op:
@@ -701,7 +725,6 @@ def downgrade() -> None:
 
     op.drop_table('products')
     op.drop_table('preferences')
-    op.drop_table('points_requests')
     with op.batch_alter_table('members', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_members_unionid_index'))
         batch_op.drop_index(batch_op.f('ix_members_phone_index'))
@@ -709,11 +732,16 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_members_email_index'))
 
     op.drop_table('members')
+    op.drop_table('loyalty_requests')
     with op.batch_alter_table('jobs', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_jobs_state'))
 
     op.drop_table('jobs')
     op.drop_table('experiments')
+    with op.batch_alter_table('early_receipts', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_early_receipts_provider_id'))
+
+    op.drop_table('early_receipts')
     op.drop_table('coupon_batches')
     op.drop_table('channel_accounts')
     with op.batch_alter_table('audit_entries', schema=None) as batch_op:

@@ -15,7 +15,17 @@ from core.models import Event, Member, WarehouseMark
 from tests.conftest import count
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-MEMBER_COLUMNS = ("id", "source", "external_id", "email", "tags", "attributes", "fingerprint", "created_at", "updated_at")
+MEMBER_COLUMNS = (
+    "id",
+    "source",
+    "external_id",
+    "email",
+    "tags",
+    "attributes",
+    "fingerprint",
+    "created_at",
+    "updated_at",
+)
 
 
 def member(number: int, email: str | None = None) -> tuple[object, ...]:
@@ -26,7 +36,9 @@ def test_times_come_back_in_utc_and_naive_ones_are_refused(db: Database) -> None
     local = datetime(2026, 3, 1, 20, tzinfo=timezone(timedelta(hours=8)))
     with db.write() as session:
         bulk_insert(session, Member.__table__, MEMBER_COLUMNS, [member(1)])
-        session.add(Event(source="shop", external_id="e", member_id=1, kind="k", occurred_at=local, properties={}))
+        session.add(
+            Event(source="shop", external_id="e", member_id=1, kind="k", occurred_at=local, properties={})
+        )
     with db.read() as session:
         assert session.scalars(sa.select(Event.occurred_at)).one() == NOW
     with db.write() as session, pytest.raises(InvalidInput, match="no zone"):
@@ -51,7 +63,9 @@ def test_bulk_insert_answers_only_what_was_new(db: Database) -> None:
             session, table, MEMBER_COLUMNS, [member(n) for n in range(1, 9001)], conflict=[], returning=["id"]
         )
         assert sorted(row[0] for row in new) == list(range(3, 9001))
-        again = bulk_insert(session, table, MEMBER_COLUMNS, [member(5)], conflict=["source", "external_id"], returning=["id"])
+        again = bulk_insert(
+            session, table, MEMBER_COLUMNS, [member(5)], conflict=["source", "external_id"], returning=["id"]
+        )
         assert again == []
     assert count(db, "members") == 9000
     with db.read() as session:

@@ -1,0 +1,74 @@
+"""Members: looked up by what a person may know of them, and erased when they ask."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from core import audit, facts
+from core.contacts import blind_index, normalise_email, normalise_phone
+from core.errors import InvalidInput, NotFound
+from core.models import Event, Member, Order
+from core.warehouse.replica import mark
+
+_PERSONAL = (
+    "name", "email", "email_index", "phone", "phone_index", "openid", "openid_index", "unionid", "unionid_index",
+    "gender", "birthday", "city", "province",
+)  # fmt: skip
+
+
+def by_external_id(session: Session, external_id: str, source: str | None = None) -> Member:
+    """The member with this id of the shop. Raises NotFound."""
+    query = sa.select(Member).where(Member.external_id == external_id)
+    if source is not None:
+        query = query.where(Member.source == source)
+    found = session.scalars(query.order_by(Member.id).limit(1)).first()
+    if found is None:
+        raise NotFound(f"There is no member “{external_id}”.")
+    return found
+
+
+def search(session: Session, text: str, limit: int = 50) -> list[Member]:
+    """Members whose id, whole e-mail address, whole phone number or start of name is ``text``."""
+    text = text.strip()
+    if not text:
+        return []
+    conditions: list[sa.ColumnElement[bool]] = [
+        Member.external_id == text,
+        Member.name.istartswith(text, autoescape=True),
+        Member.openid_index == blind_index("openid", text),
+    ]
+    for column, normalise in (("email", normalise_email), ("phone", normalise_phone)):
+        try:
+            conditions.append(getattr(Member, f"{column}_index") == blind_index(column, normalise(text)))
+        except InvalidInput:
+            continue
+    query = sa.select(Member).where(Member.erased_at.is_(None), sa.or_(*conditions))
+    return list(session.scalars(query.order_by(Member.id).limit(limit)))
+
+
+def erase(session: Session, member_id: int, by: str, now: datetime) -> None:
+    """Erase a person: details go at once, facts leave the warehouse with its next sync.
+
+    Orders, coupons and points stay in the books under the bare id, as tax law asks; nothing that
+    tells who it was stays with them.
+    """
+    member = session.get(Member, member_id)
+    if member is None:
+        raise NotFound(f"There is no member number {member_id}.")
+    for column in _PERSONAL:
+        setattr(member, column, None)
+    member.tags, member.attributes, member.fingerprint = [], {}, "erased"
+    member.erased_at = member.updated_at = now
+    mark(session, facts.MEMBERS, [None])
+    ordered = session.scalars(sa.select(Order.ordered_at).where(Order.member_id == member_id)).all()
+    mark(session, facts.ORDERS, ordered)
+    mark(session, facts.ORDER_LINES, ordered)
+    mark(
+        session,
+        facts.EVENTS,
+        session.scalars(sa.select(Event.occurred_at).where(Event.member_id == member_id)),
+    )
+    audit.record(session, by, "erase", "member", member_id, now)

@@ -1,0 +1,40 @@
+"""Money: integer minor units with a currency; texts in major units at the edges only."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+from core.errors import InvalidInput
+
+# ISO 4217 currencies whose minor unit is not a hundredth.
+_NO_DECIMALS = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
+_THREE_DECIMALS = "BHD IQD JOD KWD LYD OMR TND"
+_EXPONENTS = {**dict.fromkeys(_NO_DECIMALS.split(), 0), **dict.fromkeys(_THREE_DECIMALS.split(), 3)}
+MAX_MINOR = 10**15
+
+
+def exponent(currency: str) -> int:
+    """Digits after the point of a currency's amounts."""
+    return _EXPONENTS.get(currency, 2)
+
+
+def to_minor(text: str | float | int | Decimal, currency: str, field: str = "amount") -> int:
+    """``12.50`` → 1250. Refuses what is no number, too precise for the currency, or over 10^15."""
+    try:
+        amount = Decimal(str(text).strip().replace(",", ""))
+    except InvalidOperation:
+        raise InvalidInput(f"{field}: “{text}” is not an amount; write it like 12.50.", field) from None
+    digits = exponent(currency)
+    minor = amount.scaleb(digits)
+    if not minor.is_finite() or abs(minor) > MAX_MINOR:
+        raise InvalidInput(f"{field}: {text} is out of range.", field)
+    if minor != minor.to_integral_value():
+        raise InvalidInput(
+            f"{field}: {text} has more than {digits} decimals, which {currency} has not.", field
+        )
+    return int(minor)
+
+
+def to_major(minor: int, currency: str) -> Decimal:
+    """1250 → Decimal("12.50")."""
+    return Decimal(minor).scaleb(-exponent(currency))

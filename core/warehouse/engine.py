@@ -1,0 +1,96 @@
+"""Engines run analytical SQL, written in DuckDB's dialect, over the replica's tables.
+
+A query names fact tables (``orders``, ``members`` …) and snapshots as if they were tables; the
+engine makes them views over the Parquet files that are there now. A table without files is
+empty, not an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from typing import Any, Protocol
+
+import duckdb
+import pyarrow as pa
+
+from core.warehouse.replica import Replica
+
+Params = Mapping[str, Any]
+
+
+class Engine(Protocol):
+    """What analytics need: an answer as Arrow, or written as Parquet."""
+
+    def query(
+        self, sql: str, params: Params | None = None, tables: Mapping[str, pa.Table] | None = None
+    ) -> pa.Table:
+        """Run ``sql`` (parameters as ``$name``); ``tables`` are Arrow tables it may name too."""
+        ...
+
+
+class DuckEngine:
+    """DuckDB in this process: every call has a connection of its own, so threads may share an engine."""
+
+    def __init__(self, replica: Replica, *, memory_limit: str = "8GB", threads: int | None = None) -> None:
+        self.replica = replica
+        self._config: dict[str, Any] = {"memory_limit": memory_limit}
+        if threads:
+            self._config["threads"] = threads
+
+    def query(
+        self, sql: str, params: Params | None = None, tables: Mapping[str, pa.Table] | None = None
+    ) -> pa.Table:
+        with self.connect(tables) as connection:
+            return connection.sql(sql, params=params or {}).to_arrow_table()
+
+    @contextmanager
+    def connect(self, tables: Mapping[str, pa.Table] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection with a view a fact table; for work of several statements."""
+        connection = duckdb.connect(":memory:", config=self._config)
+        try:
+            connection.execute("SET TimeZone = 'UTC'")
+            protocols = (
+                (self.replica.fs.protocol,)
+                if isinstance(self.replica.fs.protocol, str)
+                else self.replica.fs.protocol
+            )
+            if "file" not in protocols:
+                connection.register_filesystem(self.replica.fs)
+            for fact in self.replica.facts.values():
+                self._view(connection, fact.name, self.replica.files(fact.name), fact.schema)
+            for name, table in (tables or {}).items():
+                connection.register(name, table)
+            yield connection
+        finally:
+            connection.close()
+
+    def add_view(
+        self, connection: duckdb.DuckDBPyConnection, name: str, path: str | None, schema: pa.Schema
+    ) -> None:
+        """A view over one file (a snapshot), or an empty table of that schema."""
+        self._view(connection, name, [path] if path else [], schema)
+
+    def _view(
+        self, connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema
+    ) -> None:
+        if not files:
+            connection.register(name, schema.empty_table())
+            return
+        protocol = (
+            self.replica.fs.protocol
+            if isinstance(self.replica.fs.protocol, str)
+            else self.replica.fs.protocol[0]
+        )
+        prefix = "" if protocol in ("file", "local") else f"{protocol}://"
+        quoted = ", ".join("'" + (prefix + file).replace("'", "''") + "'" for file in files)
+        # union_by_name: files written before a column was added lack it, and read as NULL.
+        connection.execute(
+            f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{quoted}], union_by_name = true)'
+        )
+
+
+def iso(day: date) -> str:
+    """File name of a snapshot's date."""
+    return day.isoformat()

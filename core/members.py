@@ -13,10 +13,9 @@ from core.errors import InvalidInput, NotFound
 from core.models import Event, Member, Order
 from core.warehouse.replica import mark
 
-_PERSONAL = (
-    "name", "email", "email_index", "phone", "phone_index", "openid", "openid_index", "unionid", "unionid_index",
-    "gender", "birthday", "city", "province",
-)  # fmt: skip
+_CONTACTS = ("email", "phone", "openid", "unionid")
+_INDEXES = tuple(f"{column}_index" for column in _CONTACTS)
+_PERSONAL = ("name", *_CONTACTS, *_INDEXES, "gender", "birthday", "city", "province")
 
 
 def by_external_id(session: Session, external_id: str, source: str | None = None) -> Member:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date
 from typing import Any, Protocol
 
 import duckdb
@@ -51,12 +50,7 @@ class DuckEngine:
         connection = duckdb.connect(":memory:", config=self._config)
         try:
             connection.execute("SET TimeZone = 'UTC'")
-            protocols = (
-                (self.replica.fs.protocol,)
-                if isinstance(self.replica.fs.protocol, str)
-                else self.replica.fs.protocol
-            )
-            if "file" not in protocols:
+            if not self._is_local:
                 connection.register_filesystem(self.replica.fs)
             for fact in self.replica.facts.values():
                 self._view(connection, fact.name, self.replica.files(fact.name), fact.schema)
@@ -78,19 +72,22 @@ class DuckEngine:
         if not files:
             connection.register(name, schema.empty_table())
             return
-        protocol = (
-            self.replica.fs.protocol
-            if isinstance(self.replica.fs.protocol, str)
-            else self.replica.fs.protocol[0]
-        )
-        prefix = "" if protocol in ("file", "local") else f"{protocol}://"
-        quoted = ", ".join("'" + (prefix + file).replace("'", "''") + "'" for file in files)
+        quoted = ", ".join(self.quoted(file) for file in files)
         # union_by_name: files written before a column was added lack it, and read as NULL.
         connection.execute(
             f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{quoted}], union_by_name = true)'
         )
 
+    def quoted(self, path: str) -> str:
+        """A file of the replica as a literal that DuckDB opens."""
+        prefix = "" if self._is_local else f"{self._protocols[0]}://"
+        return "'" + (prefix + path).replace("'", "''") + "'"
 
-def iso(day: date) -> str:
-    """File name of a snapshot's date."""
-    return day.isoformat()
+    @property
+    def _protocols(self) -> tuple[str, ...]:
+        protocol = self.replica.fs.protocol
+        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+    @property
+    def _is_local(self) -> bool:
+        return "file" in self._protocols

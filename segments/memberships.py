@@ -1,0 +1,133 @@
+"""Who is in which segment: Parquet snapshots per date, entries and exits as rows.
+
+The first evaluation of a segment is its baseline: everybody found is in the snapshot, but
+nobody "enters", so that making a segment of a million members triggers no million journeys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from core.db import bulk_insert
+from core.warehouse.engine import DuckEngine
+from segments.compile import Moment, compile_rule
+from segments.models import Refresh, Segment, SegmentChange
+from segments.scores import SNAPSHOT, SNAPSHOT_SCHEMA, snapshot_path
+
+MEMBERSHIPS = "memberships"
+SCHEMA = pa.schema([("segment_id", pa.int64()), ("member_id", pa.int64()), ("since", pa.date32())])
+
+
+@dataclass(frozen=True)
+class Moves:
+    """A segment after an evaluation, and what changed since the one before."""
+
+    segment_id: int
+    name: str
+    count: int
+    baseline: bool
+    entries: list[int]
+    exits: list[int]
+
+    @property
+    def entered(self) -> int:
+        return self.count if self.baseline else len(self.entries)
+
+    @property
+    def exited(self) -> int:
+        return len(self.exits)
+
+
+def evaluate_all(
+    engine: DuckEngine, segments: Sequence[Segment], moment: Moment, previous: date | None
+) -> list[Moves]:
+    """Evaluate every segment as of the moment, write the snapshot, compare with the previous one."""
+    rules = {segment.name: segment.rule for segment in segments}
+    with engine.connect() as connection:
+        engine.add_view(
+            connection, "snapshot", snapshot_path(engine, SNAPSHOT, moment.as_of), SNAPSHOT_SCHEMA
+        )
+        engine.add_view(connection, "before", snapshot_path(engine, MEMBERSHIPS, previous), SCHEMA)
+        today = f"DATE '{moment.as_of.isoformat()}'"
+        connection.execute("CREATE TEMP TABLE found (segment_id BIGINT, member_id BIGINT)")
+        for segment in segments:
+            query = compile_rule(segment.rule, moment, rules.get).sql("duckdb")
+            connection.execute(f"INSERT INTO found SELECT {int(segment.id)}, member_id FROM ({query})")
+        with engine.replica.replacing(
+            "snapshots", MEMBERSHIPS, f"{moment.as_of.isoformat()}.parquet"
+        ) as temporary:
+            connection.execute(
+                f"""COPY (
+                    SELECT n.segment_id, n.member_id, coalesce(b.since, {today}) AS since
+                    FROM found AS n LEFT JOIN before AS b USING (segment_id, member_id)
+                    ORDER BY n.segment_id, n.member_id
+                ) TO {engine.quoted(temporary)} (FORMAT parquet)"""
+            )
+        counts = dict(connection.execute("SELECT segment_id, count(*) FROM found GROUP BY 1").fetchall())
+        known = {row[0] for row in connection.execute("SELECT DISTINCT segment_id FROM before").fetchall()}
+        entries = connection.execute(
+            "FROM found EXCEPT SELECT segment_id, member_id FROM before ORDER BY 1, 2"
+        ).fetchall()
+        exits = connection.execute(
+            "SELECT segment_id, member_id FROM before EXCEPT FROM found ORDER BY 1, 2"
+        ).fetchall()
+    return [_moves(segment, counts, segment.id in known, entries, exits) for segment in segments]
+
+
+def _moves(
+    segment: Segment,
+    counts: dict[int, int],
+    known: bool,
+    entries: list[tuple[Any, ...]],
+    exits: list[tuple[Any, ...]],
+) -> Moves:
+    return Moves(
+        segment.id,
+        segment.name,
+        counts.get(segment.id, 0),
+        not known,
+        [member for segment_id, member in entries if known and segment_id == segment.id],
+        [member for segment_id, member in exits if segment_id == segment.id],
+    )
+
+
+def store(session: Session, as_of: date, moves: Sequence[Moves]) -> None:
+    """Replace the date's entries and exits."""
+    session.execute(sa.delete(SegmentChange).where(SegmentChange.as_of == as_of))
+    rows = [
+        (move.segment_id, member, as_of, entered)
+        for move in moves
+        for members, entered in ((move.entries, True), (move.exits, False))
+        for member in members
+    ]
+    bulk_insert(session, SegmentChange.__table__, ("segment_id", "member_id", "as_of", "entered"), rows)
+
+
+@dataclass(frozen=True)
+class Membership:
+    name: str
+    title: str
+    since: date
+
+
+def of_member(session: Session, engine: DuckEngine, member_id: int) -> list[Membership]:
+    """The segments that a member is in as of the latest refresh, and since when."""
+    latest = session.scalar(sa.select(sa.func.max(Refresh.as_of)))
+    path = snapshot_path(engine, MEMBERSHIPS, latest)
+    if path is None:
+        return []
+    with engine.connect() as connection:
+        engine.add_view(connection, "now", path, SCHEMA)
+        found = connection.execute(
+            "SELECT segment_id, since FROM now WHERE member_id = ?", [member_id]
+        ).fetchall()
+    since: dict[int, date] = dict(found)
+    rows = session.execute(sa.select(Segment.id, Segment.name, Segment.title).where(Segment.id.in_(since)))
+    return [Membership(name, title, since[segment_id]) for segment_id, name, title in rows]

@@ -1,0 +1,218 @@
+"""Campaigns and their way: draft → pending → approved → running → finished; paused, archived.
+
+Only a draft or a rejected campaign is edited; who wrote it does not approve it; every step is an
+audit row. Whatever changes state does so under the campaign's row lock.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from campaigns.models import Campaign
+from campaigns.spec import CampaignSpec, Variant
+from channels.models import Template
+from core import audit
+from core.errors import Conflict, InvalidInput, NotFound
+from loyalty.models import CouponBatch
+from segments.models import Segment
+from segments.rules import segments_in, validate
+
+__all__ = ["CampaignSpec", "Variant"]
+
+DRAFT, PENDING, APPROVED, RUNNING = "draft", "pending", "approved", "running"
+FINISHED, PAUSED, ARCHIVED = "finished", "paused", "archived"
+STATES = (DRAFT, PENDING, APPROVED, RUNNING, PAUSED, FINISHED, ARCHIVED)
+_DONE = {
+    "submit": "submitted",
+    "reject": "rejected",
+    "approve": "approved",
+    "pause": "paused",
+    "resume": "resumed",
+    "archive": "archived",
+}
+_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,79}$")
+
+
+def by_name(session: Session, name: str, *, lock: bool = False) -> Campaign:
+    """The campaign of this name. Raises NotFound."""
+    query = sa.select(Campaign).where(Campaign.name == name)
+    found = session.scalars(query.with_for_update() if lock else query).first()
+    if found is None:
+        raise NotFound(f"There is no campaign “{name}”.")
+    return found
+
+
+def listing(session: Session, *, archived: bool = False) -> list[Campaign]:
+    """Campaigns, the newest first."""
+    query = sa.select(Campaign).order_by(Campaign.id.desc())
+    return list(session.scalars(query if archived else query.where(Campaign.state != ARCHIVED)))
+
+
+def spec_of(campaign: Campaign) -> CampaignSpec:
+    """The campaign's spec as an object."""
+    return CampaignSpec.from_json(campaign.spec)
+
+
+def create(
+    session: Session,
+    *,
+    name: str,
+    title: str,
+    spec: CampaignSpec,
+    by: str,
+    now: datetime,
+    budget_minor: int | None = None,
+    scheduled_at: datetime | None = None,
+) -> Campaign:
+    """A new draft. Raises InvalidInput, also for templates, batches and segments that do not exist."""
+    if not _NAME.match(name):
+        raise InvalidInput("A name has lower-case letters, digits, - and _, at most 80.", "name")
+    if session.scalar(sa.select(Campaign.id).where(Campaign.name == name)) is not None:
+        raise InvalidInput(f"There is already a campaign “{name}”.", "name")
+    _check(session, title, spec, budget_minor)
+    campaign = Campaign(
+        name=name,
+        title=title.strip(),
+        state=DRAFT,
+        spec=spec.to_json(),
+        version=1,
+        budget_minor=budget_minor,
+        scheduled_at=scheduled_at,
+        created_by=by,
+        created_at=now,
+        updated_at=now,
+    )
+    session.add(campaign)
+    session.flush()
+    audit.record(session, by, "create", "campaign", name, now, spec.to_json())
+    return campaign
+
+
+def update(
+    session: Session,
+    campaign: Campaign,
+    *,
+    title: str,
+    spec: CampaignSpec,
+    by: str,
+    now: datetime,
+    budget_minor: int | None = None,
+    scheduled_at: datetime | None = None,
+) -> None:
+    """Change a campaign that is not approved yet; it becomes a draft again."""
+    _need(campaign, (DRAFT, PENDING), "edited")
+    _check(session, title, spec, budget_minor)
+    campaign.title, campaign.spec, campaign.budget_minor = title.strip(), spec.to_json(), budget_minor
+    campaign.scheduled_at, campaign.state, campaign.updated_at = scheduled_at, DRAFT, now
+    campaign.version += 1
+    audit.record(session, by, "change", "campaign", campaign.name, now, spec.to_json())
+
+
+def _check(session: Session, title: str, spec: CampaignSpec, budget_minor: int | None) -> None:
+    if not title.strip() or len(title) > 200:
+        raise InvalidInput("The title is missing, or longer than 200 characters.", "title")
+    if budget_minor is not None and budget_minor <= 0:
+        raise InvalidInput("A budget is more than 0; leave it empty for none.", "budget")
+    templates = {name: i for i, v in enumerate(spec.variants) for name in v.templates.values()}
+    rows = session.execute(sa.select(Template.name, Template.channel).where(Template.name.in_(templates)))
+    channels: dict[str, str] = dict(rows.all())
+    for index, variant in enumerate(spec.variants):
+        for channel, template in variant.templates.items():
+            if channels.get(template) != channel:
+                raise InvalidInput(
+                    f"{variant.name}: there is no {channel} template “{template}”.",
+                    f"variants[{index}].templates.{channel}",
+                )
+    batches = {variant.coupon_batch for variant in spec.variants if variant.coupon_batch}
+    query = sa.select(CouponBatch.name).where(
+        CouponBatch.name.in_(batches), CouponBatch.archived_at.is_(None)
+    )
+    missing = sorted(batches - set(session.scalars(query)))
+    if missing:
+        raise InvalidInput(f"There is no coupon batch “{missing[0]}”.", "variants.coupon_batch")
+    wanted = {*spec.exclude, *segments_in(validate(spec.audience))}
+    live = set(
+        session.scalars(
+            sa.select(Segment.name).where(Segment.name.in_(wanted), Segment.archived_at.is_(None))
+        )
+    )
+    unknown = sorted(wanted - live)
+    if unknown:
+        raise InvalidInput(
+            f"There is no segment “{unknown[0]}”.", "exclude" if unknown[0] in spec.exclude else "audience"
+        )
+
+
+def _need(campaign: Campaign, states: tuple[str, ...], what: str) -> None:
+    if campaign.state not in states:
+        raise Conflict(
+            f"“{campaign.title}” is {campaign.state}; only {' or '.join(states)} campaigns can be {what}."
+        )
+
+
+def _move(
+    session: Session,
+    campaign: Campaign,
+    states: tuple[str, ...],
+    state: str,
+    action: str,
+    by: str,
+    now: datetime,
+    detail: dict[str, Any] | None = None,
+) -> None:
+    session.flush()
+    session.refresh(campaign, with_for_update=True)
+    _need(campaign, states, _DONE[action])
+    campaign.state, campaign.updated_at = state, now
+    audit.record(session, by, action, "campaign", campaign.name, now, detail)
+
+
+def submit(session: Session, campaign: Campaign, by: str, now: datetime) -> None:
+    """Ask for approval."""
+    _check(session, campaign.title, spec_of(campaign), campaign.budget_minor)
+    _move(session, campaign, (DRAFT,), PENDING, "submit", by, now)
+
+
+def reject(session: Session, campaign: Campaign, by: str, now: datetime, why: str = "") -> None:
+    """Send a campaign back to its author."""
+    _move(session, campaign, (PENDING, APPROVED), DRAFT, "reject", by, now, {"why": why})
+    campaign.approved_by = campaign.approved_at = None
+
+
+def approve(session: Session, campaign: Campaign, by: str, now: datetime, *, alone: bool = False) -> None:
+    """Let a campaign run. Its author cannot, unless ``alone``: there is nobody else who could."""
+    if by == campaign.created_by and not alone:
+        raise Conflict("A campaign is approved by somebody else than its author.")
+    _move(session, campaign, (PENDING,), APPROVED, "approve", by, now, {"version": campaign.version})
+    campaign.approved_by, campaign.approved_at = by, now
+
+
+def pause(session: Session, campaign: Campaign, by: str, now: datetime) -> None:
+    """Stop a run after the batch under way; messages already queued still leave."""
+    _move(session, campaign, (RUNNING, APPROVED), PAUSED, "pause", by, now)
+
+
+def resume(session: Session, campaign: Campaign, by: str, now: datetime) -> None:
+    """Let a paused campaign go on where it stopped."""
+    _move(session, campaign, (PAUSED,), APPROVED, "resume", by, now)
+
+
+def archive(session: Session, campaign: Campaign, by: str, now: datetime) -> None:
+    """Take a campaign out of the lists; its decisions and results stay."""
+    _move(session, campaign, (DRAFT, PENDING, PAUSED, FINISHED), ARCHIVED, "archive", by, now)
+
+
+def due(session: Session, now: datetime) -> list[str]:
+    """Names of approved campaigns whose time has come, and of those a crash left half-way."""
+    query = sa.select(Campaign.name).where(
+        sa.or_(
+            sa.and_(Campaign.state == APPROVED, Campaign.scheduled_at <= now),
+            Campaign.state == RUNNING,
+        )
+    )
+    return list(session.scalars(query.order_by(Campaign.id)))

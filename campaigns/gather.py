@@ -1,0 +1,72 @@
+"""Candidates of a batch as Arrow, from the database as it is now: one query a question, none a member."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from campaigns.decide import Plan, candidate_schema, limited_batches
+from campaigns.spec import CampaignSpec
+from channels import consent
+from channels.models import Message
+from core.db import among, lock_rows
+from core.models import Member
+from loyalty.models import Coupon
+
+
+def gather(
+    session: Session, plan: Plan, spec: CampaignSpec, audience: pa.Table, now: datetime, *, lock: bool
+) -> pa.Table:
+    """The batch's candidates. ``audience`` has member_id, external_id, excluded, by member id.
+
+    With ``lock`` (a run, not a simulation) the members' rows are locked first where a limit per
+    member is counted: two campaigns at once would each see room for their message.
+    """
+    ids: list[int] = audience["member_id"].to_pylist()
+    if lock and (plan.cap is not None or limited_batches(plan)):
+        lock_rows(session, Member.__table__, ids)
+    columns: dict[str, pa.Array] = {
+        "member_id": audience["member_id"],
+        "external_id": audience["external_id"],
+        "excluded": audience["excluded"],
+        "recent": pa.array(
+            _recent(session, spec, ids, now) if plan.cap is not None else [0] * len(ids), pa.int64()
+        ),
+    }
+    for channel in plan.channels:
+        refused = consent.refusals(session, ids, channel, consent.MARKETING)
+        columns[f"refusal_{channel}"] = pa.array([refused.get(member) for member in ids], pa.string())
+    for batch in limited_batches(plan):
+        held = _held(session, batch, ids)
+        columns[f"held_{batch}"] = pa.array([held.get(member, 0) for member in ids], pa.int64())
+    schema = candidate_schema(plan)
+    return pa.table({name: columns[name] for name in schema.names}).cast(schema)
+
+
+def _recent(session: Session, spec: CampaignSpec, ids: Sequence[int], now: datetime) -> list[int]:
+    """Marketing messages of each member in the cap's window, queued ones too."""
+    query = (
+        sa.select(Message.member_id, sa.func.count())
+        .where(
+            among(session, Message.member_id, ids),
+            Message.purpose == consent.MARKETING,
+            Message.created_at > now - timedelta(days=spec.cap_days),
+            Message.state.not_in(("skipped", "failed")),
+        )
+        .group_by(Message.member_id)
+    )
+    found: dict[int, int] = dict(session.execute(query).all())
+    return [found.get(member, 0) for member in ids]
+
+
+def _held(session: Session, batch: int, ids: Sequence[int]) -> dict[int, int]:
+    query = (
+        sa.select(Coupon.member_id, sa.func.count())
+        .where(Coupon.batch_id == batch, among(session, Coupon.member_id, ids))
+        .group_by(Coupon.member_id)
+    )
+    return {member: number for member, number in session.execute(query) if member is not None}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.errors import InvalidInput
@@ -47,14 +48,13 @@ class RowFile:
 
     def _adjacent(self) -> bool:
         """Whether the lines of each order stand together, as writing them in one go needs."""
+        if _is_parquet(self.path):
+            name = pq.ParquetFile(self.path).schema_arrow.names[self.columns.index("order_id")]
+            ids = pq.read_table(self.path, columns=[name]).column(0).cast(pa.string()).combine_chunks()
+            return bool(len(pc.run_end_encode(ids).values) == pc.count_distinct(ids, mode="all").as_py())
         closed: set[str] = set()
         current: str | None = None
-        rows = (
-            _parquet_rows(self.path, self.columns)
-            if _is_parquet(self.path)
-            else _csv_rows(self.path, self.columns)
-        )
-        for item in rows:
+        for item in _csv_rows(self.path, self.columns):
             order = str(item.row.get("order_id"))
             if order != current:
                 if order in closed:

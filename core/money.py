@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal, InvalidOperation
 
 from core.errors import InvalidInput
@@ -10,6 +11,7 @@ from core.errors import InvalidInput
 _NO_DECIMALS = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
 _THREE_DECIMALS = "BHD IQD JOD KWD LYD OMR TND"
 _EXPONENTS = {**dict.fromkeys(_NO_DECIMALS.split(), 0), **dict.fromkeys(_THREE_DECIMALS.split(), 3)}
+_GROUPED = re.compile(r"^-?\d{1,3}(,\d{3})+(\.\d+)?$")
 MAX_MINOR = 10**15
 
 
@@ -20,11 +22,19 @@ def exponent(currency: str) -> int:
 
 def to_minor(text: str | float | int | Decimal, currency: str, field: str = "amount") -> int:
     """``12.50`` → 1250. Refuses what is no number, too precise for the currency, or over 10^15."""
+    digits = exponent(currency)
+    plain = str(text).strip()
+    whole, _, fraction = plain.partition(".")
+    # The common case without a Decimal: a third of an import's time went there.
+    if whole.isdecimal() and whole.isascii() and len(whole) < 12 and len(fraction) <= digits:
+        padded = fraction.ljust(digits, "0")
+        if not padded or (padded.isdecimal() and padded.isascii()):
+            return int(whole + padded)
     try:
-        amount = Decimal(str(text).strip().replace(",", ""))
+        # "1,234.50" is clear; "12,50" is twelve and a half to some and would become 1250 here.
+        amount = Decimal(plain.replace(",", "") if _GROUPED.match(plain) else plain)
     except InvalidOperation:
         raise InvalidInput(f"{field}: “{text}” is not an amount; write it like 12.50.", field) from None
-    digits = exponent(currency)
     minor = amount.scaleb(digits)
     if not minor.is_finite() or abs(minor) > MAX_MINOR:
         raise InvalidInput(f"{field}: {text} is out of range.", field)

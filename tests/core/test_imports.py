@@ -251,3 +251,17 @@ def test_the_rejects_file_can_be_mended_and_imported_again(load: Loader, tmp_pat
     assert (row["line"], row["member_id"], row["timezone"]) == ("2", "m1", "Mars/Base")
     rows = open_rows(tmp_path / "r.csv", "members", {})
     assert rows.ignored == ["line", "reason"]
+
+
+def test_lines_apart_in_parquet_are_brought_together_too(load: Loader, tmp_path: Path) -> None:
+    rows = {
+        "order_id": ["a", "b", "a"],
+        "member_id": ["m"] * 3,
+        "ordered_at": ["2026-02-01"] * 3,
+        "amount": [1.0, 2, 3],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "apart.parquet")
+    assert load.rows("orders", open_rows(tmp_path / "apart.parquet", "orders", {})) == Report(
+        rows=3, inserted=3
+    )
+    assert count(load.database, "orders") == 2

@@ -113,6 +113,8 @@ class Message(Base):
     expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     lease_owner: Mapped[str | None] = mapped_column(sa.String(80))
     lease_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    handed_over_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    """Written just before the provider is asked: from here on, no settlement means "perhaps sent"."""
     provider: Mapped[str | None] = mapped_column(sa.String(20))
     provider_id: Mapped[str | None] = mapped_column(sa.String(128))
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
@@ -134,6 +136,19 @@ class MessageEvent(Base):
     actor: Mapped[str] = mapped_column(sa.String(20), default="")
     """For opens and clicks: ``human``, ``proxy`` or ``scanner``."""
     detail: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class EarlyReceipt(Base):
+    """A provider's receipt that overtook the settlement of its message; applied once that is there."""
+
+    __tablename__ = "early_receipts"
+
+    dedupe_key: Mapped[str] = mapped_column(sa.String(160), primary_key=True)
+    provider_id: Mapped[str] = mapped_column(sa.String(128), index=True)
+    kind: Mapped[str] = mapped_column(sa.String(20))
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    detail: Mapped[dict[str, Any]] = mapped_column(Json)
+    received_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
 class Account(Base):

@@ -58,9 +58,12 @@ class ConsentChange(NamedTuple):
 
 
 class ConsentWriter(Protocol):
-    """Stores consents in the caller's transaction (``channels.consent.set_imported``)."""
+    """Stores consents (rows shaped as :class:`ConsentChange`) in the caller's transaction.
 
-    def __call__(self, session: Session, changes: Sequence[ConsentChange], /) -> Any: ...
+    Core cannot import channels, so whoever imports hands in ``channels.consent.set_imported``.
+    """
+
+    def __call__(self, session: Session, changes: Sequence[Any], /) -> Any: ...
 
 
 @dataclass

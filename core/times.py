@@ -1,11 +1,18 @@
-"""Days of the shop's zone as instants."""
+"""The clock, and days of the shop's zone as instants."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from core.settings import Settings
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def now(settings: Settings) -> datetime:
+    """This moment in UTC; in a replay, as many days earlier as the settings say."""
+    return datetime.now(UTC) + timedelta(days=settings.clock_shift_days)
 
 
 def instant(day: date, zone: ZoneInfo) -> datetime:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from channels import facts as channels
-from core import facts as core
+from channels.facts import FACTS as CHANNEL_FACTS
+from core.facts import FACTS as CORE_FACTS
 from core.settings import Settings
 from core.warehouse.engine import DuckEngine
 from core.warehouse.replica import Replica
-from loyalty import facts as loyalty
+from loyalty.facts import FACTS as LOYALTY_FACTS
 
-FACTS = (*core.FACTS, *channels.FACTS, *loyalty.FACTS)
+FACTS = (*CORE_FACTS, *CHANNEL_FACTS, *LOYALTY_FACTS)
 
 
 def open_engine(settings: Settings) -> DuckEngine:

@@ -32,8 +32,17 @@ class Engine(Protocol):
 class DuckEngine:
     """DuckDB in this process: every call has a connection of its own, so threads may share an engine."""
 
-    def __init__(self, replica: Replica, *, memory_limit: str = "8GB", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        *,
+        memory_limit: str = "8GB",
+        threads: int | None = None,
+        extra: Mapping[str, pa.Table] | None = None,
+    ) -> None:
+        """``extra`` rows by fact table are seen beside the replica's own: for what-if questions."""
         self.replica = replica
+        self._extra = dict(extra or {})
         self._config: dict[str, Any] = {"memory_limit": memory_limit}
         if threads:
             self._config["threads"] = threads
@@ -70,13 +79,16 @@ class DuckEngine:
         self, connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema
     ) -> None:
         if not files:
-            connection.register(name, schema.empty_table())
+            connection.register(name, self._extra.get(name, schema.empty_table()))
             return
+        union = ""
+        if name in self._extra:
+            connection.register(f"_extra_{name}", self._extra[name])
+            union = f' UNION ALL BY NAME SELECT * FROM "_extra_{name}"'
         quoted = ", ".join(self.quoted(file) for file in files)
         # union_by_name: files written before a column was added lack it, and read as NULL.
-        connection.execute(
-            f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{quoted}], union_by_name = true)'
-        )
+        stored = f"SELECT * FROM read_parquet([{quoted}], union_by_name = true)"
+        connection.execute(f'CREATE VIEW "{name}" AS {stored}{union}')
 
     def quoted(self, path: str) -> str:
         """A file of the replica as a literal that DuckDB opens."""

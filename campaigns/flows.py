@@ -1,0 +1,45 @@
+"""Prefect flows of campaigns: those whose time has come, and those a crash left half-way."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from prefect import flow
+from prefect.logging import get_run_logger
+
+from campaigns import campaigns
+from campaigns.run import run
+from core import settings as core_settings
+from core.db import Database
+from core.errors import HuiliuError
+from core.times import now as clock
+from segments.facts import open_engine
+
+
+@flow(name="run-campaign", retries=3, retry_delay_seconds=60)
+def run_campaign(name: str, now: datetime | None = None) -> dict[str, Any]:
+    """Run one campaign to its end; a retry goes on where the last attempt stopped."""
+    settings = core_settings.load()
+    counts = run(Database(settings.url), open_engine(settings), settings, name, now or clock(settings))
+    get_run_logger().info("%s: %s", name, counts.to_json())
+    return counts.to_json()
+
+
+@flow(name="due-campaigns", retries=1, retry_delay_seconds=60)
+def due_campaigns() -> dict[str, dict[str, Any]]:
+    """Run every approved campaign that is due. One that is refused does not keep the others waiting."""
+    settings = core_settings.load()
+    database = Database(settings.url)
+    now = clock(settings)
+    with database.read() as session:
+        names = campaigns.due(session, now)
+    done: dict[str, dict[str, Any]] = {}
+    for name in names:
+        try:
+            done[name] = run(database, open_engine(settings), settings, name, now).to_json()
+        except HuiliuError as error:
+            get_run_logger().error("%s was not run: %s", name, error)
+            done[name] = {"error": str(error)}
+    get_run_logger().info("Due campaigns: %s", done)
+    return done

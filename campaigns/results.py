@@ -1,0 +1,196 @@
+"""What a campaign brought: arms compared from the warehouse, costs from the books, profit of both.
+
+The comparison is by assignment: everybody eligible counts in the arm that chance gave, from the
+moment of the decision on, whatever became of the message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from campaigns.campaigns import spec_of
+from campaigns.models import Campaign, CampaignRun, Decision
+from campaigns.roi import Cost, Interval, Roi, cost_of, roi
+from campaigns.spec import CampaignSpec
+from channels.models import Message
+from core.errors import Conflict
+from core.warehouse.engine import DuckEngine
+from experiments import readout
+from experiments.models import Assignment, Experiment, Readout
+from experiments.moments import ASSIGNMENTS_SCHEMA, REVENUE, scan
+from loyalty.models import Coupon, CouponBatch, Redemption
+
+
+@dataclass(frozen=True)
+class CampaignResult:
+    """A read-out, its money by variant, and what it was computed from."""
+
+    readout: readout.ReadOut
+    money: dict[str, Roi]
+    settings: dict[str, Any]
+
+
+def result(
+    session: Session, engine: DuckEngine, campaign: Campaign, as_of: datetime, currency: str
+) -> CampaignResult:
+    """Read out a campaign that ran. Raises Conflict when there is nothing to compare yet."""
+    if campaign.experiment_id is None:
+        raise Conflict(
+            f"“{campaign.title}” has not run, or had one variant and no holdout: nothing to compare."
+        )
+    spec = spec_of(campaign)
+    experiment = session.get_one(Experiment, campaign.experiment_id)
+    assignments = assigned(session, experiment.id)
+    moments = scan(engine, assignments, window_days=spec.window_days, as_of=as_of, default_margin=spec.margin)
+    weights = {arm["name"]: float(arm["weight"]) for arm in experiment.arms}
+    found = readout.read_out(moments, weights, experiment.control, currency=currency)
+    return CampaignResult(
+        found,
+        _money(session, campaign, spec, found),
+        {
+            "campaign": campaign.name,
+            "window_days": spec.window_days,
+            "margin": spec.margin,
+            "metric": spec.metric,
+            "point_value_minor": spec.point_value_minor,
+        },
+    )
+
+
+def assigned(session: Session, experiment_id: int) -> pa.Table:
+    """(member_id, arm, at) of everybody in an experiment."""
+    query = sa.select(Assignment.member_id, Assignment.arm, Assignment.at)
+    rows = session.execute(query.where(Assignment.experiment_id == experiment_id)).all()
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    kinds = [column.type for column in ASSIGNMENTS_SCHEMA]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
+    return pa.table(arrays, schema=ASSIGNMENTS_SCHEMA)
+
+
+def _money(
+    session: Session, campaign: Campaign, spec: CampaignSpec, found: readout.ReadOut
+) -> dict[str, Roi]:
+    costs = costs_by_arm(session, campaign, spec)
+    money: dict[str, Roi] = {}
+    totals = {item.arm: item.incremental_total for item in found.results if item.metric == REVENUE}
+    for arm, total in totals.items():
+        if total is not None:
+            interval = Interval(total.estimate, total.low, total.high)
+            money[arm] = roi(
+                interval, margin=spec.margin, cost=costs.get(arm, Cost(0, 0, 0, 0)), alpha=found.alpha
+            )
+    return money
+
+
+def costs_by_arm(session: Session, campaign: Campaign, spec: CampaignSpec) -> dict[str, Cost]:
+    """What each variant cost so far: messages sent, coupons redeemed, points granted, its share of the fixed."""
+    sent: dict[str, dict[str, int]] = {}
+    query = (
+        sa.select(Decision.arm, Message.channel, sa.func.count())
+        .join(CampaignRun, CampaignRun.id == Decision.run_id)
+        .join(
+            Message,
+            sa.and_(Message.source_id == Decision.run_id, Message.member_id == Decision.member_id),
+        )
+        .where(
+            CampaignRun.campaign_id == campaign.id,
+            Message.source_kind == "run",
+            Message.sent_at.is_not(None),
+            Decision.reason.is_(None),
+        )
+        .group_by(Decision.arm, Message.channel)
+    )
+    for arm, channel, number in session.execute(query):
+        sent.setdefault(str(arm), {})[channel] = number
+    redeemed = _redeemed(session, campaign)
+    decided = session.execute(
+        sa.select(Decision.arm, sa.func.count(), sa.func.sum(Decision.points))
+        .join(CampaignRun, CampaignRun.id == Decision.run_id)
+        .where(CampaignRun.campaign_id == campaign.id, Decision.reason.is_(None))
+        .group_by(Decision.arm)
+    ).all()
+    everybody = sum(number for _, number, _ in decided)
+    prices = {"email": 0, "sms": 0, "wechat": 0, **spec.message_cost_minor}
+    return {
+        str(arm): cost_of(
+            sent=sent.get(str(arm), {}),
+            price_minor=prices,
+            redeemed=redeemed.get(str(arm), {}),
+            points=int(points or 0),
+            point_value_minor=spec.point_value_minor,
+            fixed_minor=spec.fixed_cost_minor * number / everybody,
+        )
+        for arm, number, points in decided
+    }
+
+
+def _redeemed(session: Session, campaign: Campaign) -> dict[str, dict[str, tuple[int, float]]]:
+    """arm → batch → (discounts given, the shop's share)."""
+    query = (
+        sa.select(
+            Decision.arm,
+            CouponBatch.name,
+            sa.func.sum(Redemption.discount_minor),
+            sa.func.max(CouponBatch.settlement_share),
+        )
+        .join(CampaignRun, CampaignRun.id == Decision.run_id)
+        .join(Coupon, Coupon.code == Decision.coupon_code)
+        .join(CouponBatch, CouponBatch.id == Coupon.batch_id)
+        .join(Redemption, sa.and_(Redemption.coupon_id == Coupon.id, Redemption.rolled_back_at.is_(None)))
+        .where(CampaignRun.campaign_id == campaign.id)
+        .group_by(Decision.arm, CouponBatch.name)
+    )
+    found: dict[str, dict[str, tuple[int, float]]] = {}
+    for arm, batch, discount, share in session.execute(query):
+        found.setdefault(str(arm), {})[batch] = (int(discount), float(share))
+    return found
+
+
+def freeze(
+    session: Session,
+    campaign: Campaign,
+    found: CampaignResult,
+    *,
+    as_of: datetime,
+    now: datetime,
+    kind: str = readout.REAL,
+    note: str | None = None,
+) -> Readout:
+    """Keep a result as it is known now; ``note`` says what a simulated one assumes."""
+    assert campaign.experiment_id is not None
+    settings = {**found.settings, "roi": {arm: asdict(item) for arm, item in found.money.items()}}
+    if note:
+        settings["note"] = note
+    return readout.freeze(
+        session, campaign.experiment_id, found.readout, as_of=as_of, settings=settings, now=now, kind=kind
+    )
+
+
+def with_lift(
+    engine: DuckEngine, assignments: pa.Table, arms: dict[str, tuple[float, int]], after: timedelta
+) -> DuckEngine:
+    """An engine whose orders have an effect put in, to show what a read-out looks like when there is one.
+
+    ``arms``: arm → (share of its members who buy once more, minor units of that order), ``after`` the
+    decision. Who buys follows from the member's number alone. Nothing of it is written anywhere.
+    """
+    schema = engine.replica.facts["orders"].schema
+    rows: list[dict[str, Any]] = []
+    for row in assignments.to_pylist():
+        share, amount = arms.get(row["arm"], (0.0, 0))
+        # Multiplying by a prime spreads neighbouring ids over [0, 1) without a random generator.
+        if row["member_id"] * 2_654_435_761 % 2**32 / 2**32 < share:
+            number = -1 - len(rows)
+            rows.append(
+                {"order_id": number, "member_id": row["member_id"], "external_id": f"simulated{number}",
+                 "ordered_at": (row["at"] + after).astimezone(UTC), "status": "paid", "total_minor": amount,
+                 "refunded_minor": 0, "net_minor": amount, "discount_minor": 0}
+            )  # fmt: skip
+    extra = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema)
+    return DuckEngine(engine.replica, extra={"orders": extra})

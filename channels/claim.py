@@ -1,0 +1,318 @@
+"""Taking messages from the queue: lease, lost leases, and the last check before sending.
+
+A claim is one short transaction. It leases a batch (PostgreSQL: FOR UPDATE SKIP LOCKED; SQLite:
+its one writer), loads members, consents and suppressions by one statement, and settles at once
+whatever must not be sent now. What a lost worker had leased is taken over when the lease ends:
+
+* not handed over yet → queued again, as if nothing had happened;
+* handed over (``handed_over_at``, written just before the provider is asked) and the provider
+  drops repetitions of the same id for long enough, or the account says ``resend`` → queued again;
+* handed over otherwise → ``unknown``: perhaps sent, never sent twice.
+
+A message that is queued again after an attempt without an answer keeps ``handed_over_at``: when the
+provider's memory of its id is over before the next attempt, it becomes ``unknown`` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from channels import outbox
+from channels.consent import NO_ADDRESS, SUPPRESSED, refusal
+from channels.models import Account, Consent, Message, Suppression
+from channels.outbox import LEASED, QUEUED, RESEND, UNKNOWN, EventRow
+from channels.quiet import DROP, quiet_until, zone
+from channels.render import MemberView
+from channels.sql import among
+from core.contacts import ADDRESS_COLUMN
+from core.models import Member
+
+LEASE = timedelta(seconds=180)
+"""Longer than a batch may take to send: ``delivery.SEND_S`` plus a message's own time-outs."""
+EXPIRED, QUIET = "expired", "quiet_hours"
+FALLBACK_REASONS = frozenset({NO_ADDRESS, SUPPRESSED})
+"""Skips after which the next channel is tried; who withdrew consent is left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A leased message with all that is needed to send it."""
+
+    message_id: int
+    purpose: str
+    template_id: int
+    template_version: int
+    context: Mapping[str, Any]
+    source_kind: str
+    source_id: int
+    has_fallback: bool
+    attempts: int
+    """Before this one."""
+    created_at: datetime
+    expires_at: datetime | None
+    member: MemberView
+    address: str
+    address_index: str
+    zone: ZoneInfo
+    handed_over_at: datetime | None = None
+    """When an earlier attempt was handed over that never got an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a claim took: messages to send, and what it settled itself."""
+
+    ready: Sequence[Claimed]
+    skipped: int = 0
+    deferred: int = 0
+    unknown: int = 0
+
+    @property
+    def empty(self) -> bool:
+        return not (self.ready or self.skipped or self.deferred or self.unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a claim must know of the channel's provider and account."""
+
+    channel: str
+    idempotent_s: int
+    fallback_zone: ZoneInfo
+
+
+def take_over(session: Session, terms: Terms, now: datetime) -> int:
+    """Settle the ended leases of a channel as the module says; the number that became unknown."""
+    channel, idempotent_s = terms.channel, terms.idempotent_s
+    ended = sa.and_(Message.state == LEASED, Message.channel == channel, Message.lease_until < now)
+    if session.scalar(sa.select(Message.id).where(ended).limit(1)) is None:
+        return 0
+    resend = session.scalar(sa.select(Account.on_unknown).where(Account.channel == channel)) == RESEND
+    again: sa.ColumnElement[bool] = Message.handed_over_at.is_(None)
+    if resend:
+        again = sa.true()
+    elif idempotent_s:
+        again = sa.or_(again, Message.handed_over_at > now - timedelta(seconds=idempotent_s))
+    session.execute(
+        sa.update(Message)
+        .where(ended, again)
+        .values(state=QUEUED, lease_owner=None, lease_until=None, not_before=now)
+    )
+    lost = session.scalars(sa.select(Message.id).where(ended).with_for_update()).all()
+    _settle_unknown(session, lost, "no answer: the sending process was lost", now)
+    return len(lost)
+
+
+def _settle_unknown(session: Session, ids: Sequence[int], reason: str, now: datetime) -> None:
+    """These were handed over and nobody will ever say what became of them (unless a late answer does)."""
+    if not ids:
+        return
+    session.execute(
+        sa.update(Message)
+        .where(among(session, Message.id, ids), Message.state == LEASED)
+        .values(state=UNKNOWN, reason=reason, settled_at=now, lease_until=None)
+    )
+    outbox.add_events(
+        session,
+        [EventRow(number, "unknown", now, f"unknown:{number}", "", {"reason": reason}) for number in ids],
+    )
+
+
+def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime) -> Batch:
+    """Lease up to ``limit`` messages that are due, and settle those that must not be sent now."""
+    channel = terms.channel
+    account = session.execute(
+        sa.select(Account.paused_at, Account.on_unknown).where(Account.channel == channel)
+    ).one_or_none()
+    if account is not None and account.paused_at is not None:
+        return Batch(())
+    # Before this instant the provider has forgotten an id; None: it never matters.
+    forgotten = None
+    if account is None or account.on_unknown != RESEND:
+        forgotten = now - timedelta(seconds=terms.idempotent_s)
+    due = (
+        sa.select(Message.id)
+        .where(Message.state == QUEUED, Message.channel == channel, Message.not_before <= now)
+        .order_by(Message.not_before, Message.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    leased = session.scalars(
+        sa.update(Message)
+        .where(Message.id.in_(sa.select(due.c.id)))
+        .values(state=LEASED, lease_owner=owner, lease_until=now + LEASE)
+        .returning(Message.id)
+    ).all()
+    if not leased:
+        return Batch(())
+    ready, skips, defers, unknown = [], {}, {}, []
+    for row in _load(session, channel, leased):
+        if forgotten is not None and row.handed_over_at is not None and row.handed_over_at < forgotten:
+            unknown.append(row.id)
+            continue
+        reason, until = _decide(row, now, zone(row.timezone, terms.fallback_zone))
+        if until is not None:
+            defers[row.id] = until
+        elif reason is not None:
+            skips[row.id] = reason
+        else:
+            ready.append(_claimed(row, terms.fallback_zone))
+    _settle_refused(session, skips, defers, now)
+    _settle_unknown(session, unknown, "no answer, and too late to repeat it", now)
+    return Batch(ready, len(skips), len(defers), len(unknown))
+
+
+def _load(session: Session, channel: str, ids: Sequence[int]) -> Sequence[sa.Row[Any]]:
+    column = ADDRESS_COLUMN[channel]
+    index = getattr(Member, f"{column}_index")
+    consented = sa.and_(
+        Consent.member_id == Message.member_id, Consent.channel == channel, Consent.purpose == Message.purpose
+    )
+    return session.execute(
+        sa.select(
+            Message.id,
+            Message.purpose,
+            Message.template_id,
+            Message.template_version,
+            Message.context,
+            Message.source_kind,
+            Message.source_id,
+            Message.fallback,
+            Message.quiet_hours,
+            Message.attempts,
+            Message.created_at,
+            Message.expires_at,
+            Message.handed_over_at,
+            Message.member_id,
+            Member.external_id,
+            Member.name,
+            Member.gender,
+            Member.birthday,
+            Member.city,
+            Member.province,
+            Member.country,
+            Member.locale,
+            Member.timezone,
+            Member.tags,
+            Member.attributes,
+            Member.erased_at,
+            getattr(Member, column).label("address"),
+            index.label("address_index"),
+            Consent.granted,
+            Suppression.reason.label("suppression"),
+        )
+        .join(Member, Member.id == Message.member_id)
+        .outerjoin(Consent, consented)
+        .outerjoin(Suppression, sa.and_(Suppression.channel == channel, Suppression.address_index == index))
+        .where(among(session, Message.id, ids))
+        .order_by(Message.not_before, Message.id)
+    ).all()
+
+
+def _decide(row: sa.Row[Any], now: datetime, local: ZoneInfo) -> tuple[str | None, datetime | None]:
+    """(why it is skipped, or until when it waits); both None: send it."""
+    if row.expires_at is not None and row.expires_at <= now:
+        return EXPIRED, None
+    no_address = row.address is None or row.address_index is None
+    refused = refusal(row.purpose, row.erased_at is not None, no_address, bool(row.granted), row.suppression)
+    if refused is not None:
+        return refused, None
+    until = quiet_until(row.quiet_hours, local, now) if row.quiet_hours else None
+    if until is None:
+        return None, None
+    if row.quiet_hours.get("mode") == DROP:
+        return QUIET, None
+    if row.expires_at is not None and row.expires_at <= until:
+        return EXPIRED, None
+    return None, until
+
+
+def _claimed(row: sa.Row[Any], fallback_zone: ZoneInfo) -> Claimed:
+    member = MemberView(
+        row.member_id,
+        row.external_id,
+        row.name,
+        row.gender,
+        row.birthday,
+        row.city,
+        row.province,
+        row.country,
+        row.locale,
+        row.timezone,
+        row.tags,
+        row.attributes,
+    )
+    return Claimed(
+        row.id,
+        row.purpose,
+        row.template_id,
+        row.template_version,
+        row.context,
+        row.source_kind,
+        row.source_id,
+        bool(row.fallback),
+        row.attempts,
+        row.created_at,
+        row.expires_at,
+        member,
+        row.address,
+        row.address_index,
+        zone(row.timezone, fallback_zone),
+        row.handed_over_at,
+    )
+
+
+def _settle_refused(
+    session: Session, skips: Mapping[int, str], defers: Mapping[int, datetime], now: datetime
+) -> None:
+    for reason in sorted(set(skips.values())):
+        ids = [number for number, why in skips.items() if why == reason]
+        session.execute(
+            sa.update(Message)
+            .where(among(session, Message.id, ids), Message.state == LEASED)
+            .values(state=outbox.SKIPPED, reason=reason, settled_at=now, lease_until=None)
+        )
+    for until in sorted(set(defers.values())):
+        ids = [number for number, when in defers.items() if when == until]
+        session.execute(
+            sa.update(Message)
+            .where(among(session, Message.id, ids), Message.state == LEASED)
+            .values(state=QUEUED, not_before=until, reason=QUIET, lease_owner=None, lease_until=None)
+        )
+    outbox.add_events(
+        session,
+        [
+            EventRow(number, "skipped", now, f"skipped:{number}", "", {"reason": why})
+            for number, why in skips.items()
+        ]
+        + [
+            EventRow(number, "deferred", now, f"quiet:{number}:{until:%Y%m%dT%H%M}", "", {"reason": QUIET})
+            for number, until in defers.items()
+        ],
+    )
+    another = [number for number, why in skips.items() if why in FALLBACK_REASONS]
+    if another:
+        outbox.enqueue_fallbacks(session, another, now)
+
+
+def hand_over(session: Session, ids: Sequence[int], owner: str, now: datetime) -> set[int]:
+    """Mark messages as about to be given to the provider, and renew their lease; those still ours."""
+    found = session.scalars(
+        sa.update(Message)
+        .where(among(session, Message.id, ids), Message.state == LEASED, Message.lease_owner == owner)
+        .values(
+            handed_over_at=sa.func.coalesce(Message.handed_over_at, now),
+            lease_until=now + LEASE,
+            attempts=Message.attempts + 1,
+        )
+        .returning(Message.id)
+    )
+    return set(found)

@@ -1,0 +1,333 @@
+"""Delivery: the outbox is drained by any number of workers on any number of machines.
+
+A channel is worked on by two lanes of one event loop: while one sends, the other settles its last
+batch and claims the next. For each batch: claim (:mod:`channels.claim`) → render → hand over (one
+UPDATE) → send, outside any transaction → settle (:mod:`channels.settle`). Memory is bounded by
+two batches a channel. This is the package's one module that owns transactions.
+
+A process that dies loses nothing: what it had not handed over is sent by another, what it had is
+sent again or called ``unknown`` as the provider and the account allow; at most one batch a channel
+is in that state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
+
+from channels import events
+from channels.claim import Batch, Claimed, Terms, claim, hand_over, take_over
+from channels.outbox import FAILED, QUEUED, SENT, UNKNOWN
+from channels.render import Content, Job, client_id
+from channels.settle import Settlement, chance, decide, on_unknown, settle
+from channels.templates import choose_language, load_contents
+from channels.transports.base import Outcome, Outgoing, Reaction, Transport, TransportError
+from channels.transports.email import EmailTransport, parse_url
+from channels.transports.sms_aliyun import AliyunTransport, Credentials
+from channels.transports.wechat import WechatTransport
+from core.contacts import CHANNELS, EMAIL, SMS
+from core.db import Database
+from core.errors import InvalidInput
+from core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+LANES = 2
+SEND_S = 60.0
+"""No message of a batch is begun later than this after the hand-over; see ``claim.LEASE``."""
+POLL_S = 1.0
+UNREACHABLE_S = 15.0
+"""How long a lane waits after it could not reach its provider."""
+CONTENTS_KEPT = 200
+EARLY_S = 5.0
+"""How often receipts that overtook their message are looked for."""
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What a delivery did: messages by outcome, and how long it took."""
+
+    sent: int = 0
+    deferred: int = 0
+    failed: int = 0
+    skipped: int = 0
+    unknown: int = 0
+    seconds: float = 0.0
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def owner_name() -> str:
+    """A worker's name on its leases: unique, and readable in the outbox."""
+    return f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def transport_for(
+    channel: str, database: Database, settings: Settings, concurrency: int | None, now: Clock
+) -> Transport:
+    """The channel's transport as the settings name it. A new provider is added here."""
+    if channel == EMAIL:
+        return EmailTransport(parse_url(settings.smtp), settings.mail_from, connections=concurrency)
+    if channel == SMS:
+        return aliyun_transport(settings, concurrency)
+    return WechatTransport(
+        database,
+        settings.wechat,
+        settings.wechat_appid,
+        settings.wechat_secret,
+        connections=concurrency,
+        clock=now,
+    )
+
+
+def aliyun_transport(settings: Settings, concurrency: int | None) -> AliyunTransport:
+    """Aliyun, or its stand-in where no endpoint is set."""
+    return AliyunTransport(
+        settings.aliyun,
+        Credentials(settings.aliyun_access_key_id, settings.aliyun_access_key_secret),
+        settings.aliyun_sign_name,
+        connections=concurrency,
+        show_text=not settings.aliyun_endpoint,
+    )
+
+
+async def deliver(
+    database: Database,
+    settings: Settings,
+    *,
+    owner: str | None = None,
+    channels: Iterable[str] = CHANNELS,
+    until_empty: bool = True,
+    max_seconds: float | None = None,
+    batch: int = BATCH,
+    concurrency: int | None = None,
+    now: Clock = utc_now,
+) -> Delivered:
+    """Send what is due; with ``until_empty`` return when nothing is, else after ``max_seconds``.
+
+    ``concurrency`` is connections a channel (each transport has a default); ``batch`` messages a
+    claim, which is also what a crash may leave ``unknown``. Messages for later stay queued. Raises
+    InvalidInput for settings that no transport can be made of.
+    """
+    wanted = tuple(channels)
+    if unknown := [name for name in wanted if name not in CHANNELS]:
+        raise InvalidInput(f"“{unknown[0]}” is not a channel; use some of {', '.join(CHANNELS)}.", "channels")
+    started = time.monotonic()
+    stop_at = None if max_seconds is None else started + max_seconds
+    worker = owner or owner_name()
+    workers = []
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        for channel in wanted:
+            transport = transport_for(channel, database, settings, concurrency, now)
+            found = _Channel(
+                database, settings, channel, await stack.enter_async_context(transport), worker, batch, now
+            )
+            workers.append(found)
+            for lane in range(LANES):
+                group.create_task(found.lane(lane, until_empty, stop_at))
+    counts = {name: sum(found.counts[name] for found in workers) for name in _COUNTED}
+    return Delivered(**counts, seconds=round(time.monotonic() - started, 3))
+
+
+def run_delivery(
+    database: Database,
+    settings: Settings,
+    *,
+    owner: str | None = None,
+    channels: Iterable[str] = CHANNELS,
+    until_empty: bool = True,
+    max_seconds: float | None = None,
+    batch: int = BATCH,
+    concurrency: int | None = None,
+    now: Clock = utc_now,
+) -> Delivered:
+    """:func:`deliver` for callers without an event loop."""
+    return asyncio.run(
+        deliver(
+            database,
+            settings,
+            owner=owner,
+            channels=channels,
+            until_empty=until_empty,
+            max_seconds=max_seconds,
+            batch=batch,
+            concurrency=concurrency,
+            now=now,
+        )
+    )
+
+
+_COUNTED = ("sent", "deferred", "failed", "skipped", "unknown")
+_COUNT_OF = {SENT: "sent", QUEUED: "deferred", FAILED: "failed", UNKNOWN: "unknown"}
+
+
+class _Channel:
+    """One channel of one worker: its transport, and the lanes that share it."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        channel: str,
+        transport: Transport,
+        owner: str,
+        batch: int,
+        now: Clock,
+    ) -> None:
+        self._database, self._settings, self._channel = database, settings, channel
+        self._transport, self._batch, self._now = transport, batch, now
+        self._owner = owner
+        self._terms = Terms(channel, transport.idempotent_s, settings.zone)
+        # One batch at a time is on the wire: the other lane's is marked as handed over only when
+        # it really goes out.
+        self._wire = asyncio.Lock()
+        self._contents: dict[tuple[int, int], Mapping[str, Content]] = {}
+        self._unreachable = False
+        self._early_due = 0.0
+        self.counts = dict.fromkeys(_COUNTED, 0)
+
+    async def lane(self, number: int, until_empty: bool, stop_at: float | None) -> None:
+        """Batch after batch, until there is none or the time is up."""
+        owner = f"{self._owner}:{number}"
+        while stop_at is None or time.monotonic() < stop_at:
+            batch = await asyncio.to_thread(self._claim, owner)
+            self._count(skipped=batch.skipped, deferred=batch.deferred, unknown=batch.unknown)
+            if batch.ready:
+                await self._send(owner, batch)
+            if self._unreachable or batch.empty:
+                if until_empty:
+                    return
+                pause = UNREACHABLE_S if self._unreachable else POLL_S
+                left = pause if stop_at is None else min(pause, stop_at - time.monotonic())
+                await asyncio.sleep(max(0.0, left))
+                self._unreachable = False
+
+    def _count(self, **more: int) -> None:
+        for name, number in more.items():
+            self.counts[name] += number
+
+    def _claim(self, owner: str) -> Batch:
+        now = self._now()
+        with self._database.write() as session:
+            lost = take_over(session, self._terms, now)
+            if time.monotonic() >= self._early_due:
+                self._early_due = time.monotonic() + EARLY_S
+                events.apply_early(session, now)
+            batch = claim(session, self._terms, owner, self._batch, now)
+        return Batch(batch.ready, batch.skipped, batch.deferred, batch.unknown + lost)
+
+    async def _send(self, owner: str, batch: Batch) -> None:
+        outgoing, settled = await asyncio.to_thread(self._render, batch.ready)
+        by_id = {message.message_id: message for message in batch.ready}
+        choice = await asyncio.to_thread(self._on_unknown)
+        async with self._wire:
+            ours = await asyncio.to_thread(
+                self._hand_over, owner, [message.message_id for message in outgoing]
+            )
+            outgoing = [message for message in outgoing if message.message_id in ours]
+            outcomes = await self._transport.send_many(outgoing, SEND_S) if outgoing else []
+        now = self._now()
+        settled += [
+            decide(
+                by_id[message.message_id],
+                outcome,
+                self._channel,
+                choice,
+                self._transport.idempotent,
+                now,
+                chance(),
+            )
+            for message, outcome in zip(outgoing, outcomes, strict=True)
+        ]
+        self._unreachable = self._unreachable or any(
+            outcome.error is not None and outcome.error.reaction is Reaction.UNREACHABLE
+            for outcome in outcomes
+        )
+        if any(found.pause for found in settled):
+            log.error("Channel %s paused: %s", self._channel, next(f.reason for f in settled if f.pause))
+        await asyncio.to_thread(self._settle, owner, settled, now)
+        for found in settled:
+            self._count(**{_COUNT_OF[found.state]: 1})
+
+    def _on_unknown(self) -> str:
+        with self._database.read() as session:
+            return on_unknown(session, self._channel)
+
+    def _hand_over(self, owner: str, ids: Sequence[int]) -> set[int]:
+        if not ids:
+            return set()
+        with self._database.write() as session:
+            return hand_over(session, ids, owner, self._now())
+
+    def _settle(self, owner: str, settlements: Sequence[Settlement], now: datetime) -> None:
+        with self._database.write() as session:
+            settle(session, self._channel, self._transport.name, owner, settlements, now)
+
+    def _render(self, messages: Sequence[Claimed]) -> tuple[list[Outgoing], list[Settlement]]:
+        """Payloads of what can be rendered, and the failure of what cannot."""
+        self._load({(message.template_id, message.template_version) for message in messages})
+        now, outgoing, failed = self._now(), [], []
+        for message in messages:
+            try:
+                outgoing.append(self._outgoing(message, now))
+            except InvalidInput as error:
+                outcome = Outcome(error=TransportError(str(error), Reaction.FAIL, code="template"))
+                failed.append(decide(message, outcome, self._channel, "", False, now, 0.0))
+        return outgoing, failed
+
+    def _outgoing(self, message: Claimed, now: datetime) -> Outgoing:
+        contents = self._contents[message.template_id, message.template_version]
+        if not contents:
+            raise InvalidInput(
+                f"Template {message.template_id} has no usable version {message.template_version}."
+            )
+        content = contents[choose_language(contents, message.member.locale, self._settings)]
+        job = Job(
+            message.message_id,
+            message.purpose,
+            message.member,
+            message.address,
+            message.context,
+            message.zone,
+            now,
+        )
+        payload = content.payload(self._settings, job)
+        return Outgoing(message.message_id, client_id(message.message_id), message.address, payload)
+
+    def _load(self, wanted: set[tuple[int, int]]) -> None:
+        missing = wanted - self._contents.keys()
+        if not missing:
+            return
+        with self._database.read() as session:
+            try:
+                loaded = load_contents(session, missing)
+            except InvalidInput:
+                loaded = {pair: _or_none(session, pair) for pair in missing}
+        kept = {} if len(self._contents) + len(loaded) > CONTENTS_KEPT else self._contents
+        needed = {pair: self._contents[pair] for pair in wanted & self._contents.keys()}
+        # Replaced, not changed: the other lane may be reading it.
+        self._contents = {**kept, **needed, **loaded}
+
+
+def _or_none(session: Session, pair: tuple[int, int]) -> dict[str, Content]:
+    """A version's contents, or none when an older release let it be saved and this one refuses it."""
+    try:
+        return load_contents(session, [pair])[pair]
+    except InvalidInput as error:
+        log.error("Template %s, version %s: %s", *pair, error)
+        return {}

@@ -1,0 +1,194 @@
+"""What a transport is: messages in, one outcome each out, and the reactions to a provider's refusal.
+
+Guarantees asked of every transport: :meth:`Transport.send_many` answers one outcome per message
+in order, never raises for a single message, starts none after the deadline, and says ``UNKNOWN``
+whenever the provider may have taken a message without saying so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+from core.errors import HuiliuError
+
+Item = TypeVar("Item")
+
+
+class Reaction(StrEnum):
+    """What follows from an answer that is not "accepted"."""
+
+    RETRY = "retry"
+    """Again later, with back-off; counts as an attempt."""
+    DEFER = "defer"
+    """Again at the time the provider's rule ends (``after_s``); counts as an attempt."""
+    FAIL = "fail"
+    """This message cannot be delivered; the next channel may."""
+    SUPPRESS = "suppress"
+    """As FAIL, and the address is written to no more."""
+    STOP = "stop"
+    """The template or its data is refused: the rest of the same source would be as well."""
+    PAUSE = "pause"
+    """The account is refused (credit, permission, quota): nothing more until someone resumes it."""
+    UNREACHABLE = "unreachable"
+    """The provider cannot be reached at all: nothing was handed over, no attempt counts."""
+    UNKNOWN = "unknown"
+    """Handed over, and no answer."""
+    RETURN = "return"
+    """Not even tried: the deadline passed, or the account was paused meanwhile."""
+
+
+_AGAIN = frozenset({Reaction.RETRY, Reaction.DEFER, Reaction.PAUSE, Reaction.UNREACHABLE, Reaction.RETURN})
+_ENDS_BATCH = frozenset({Reaction.PAUSE, Reaction.UNREACHABLE})
+
+
+class TransportError(HuiliuError):
+    """A provider's refusal, or silence; ``reaction`` says what follows, ``code`` is the provider's own."""
+
+    def __init__(
+        self,
+        message: str,
+        reaction: Reaction,
+        *,
+        code: str = "",
+        after_s: float | None = None,
+        suppression: str = "blocked",
+    ) -> None:
+        super().__init__(message)
+        self.reaction = reaction
+        self.code = code
+        self.after_s = after_s
+        self.suppression = suppression
+        """The reason that a SUPPRESS writes."""
+
+    @property
+    def retry(self) -> bool:
+        """Whether the message goes back into the queue."""
+        return self.reaction in _AGAIN
+
+
+@dataclass(frozen=True, slots=True)
+class EmailPayload:
+    content: bytes
+    """The whole message, header and body, lines ended by CRLF."""
+
+
+@dataclass(frozen=True, slots=True)
+class SmsPayload:
+    template_code: str
+    params: dict[str, str]
+    text: str
+    """The text as a reader sees it; providers that keep the text themselves do not get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WechatPayload:
+    template_id: str
+    url: str
+    data: dict[str, str]
+
+
+Payload = EmailPayload | SmsPayload | WechatPayload
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message ready for its provider."""
+
+    message_id: int
+    client_id: str
+    """The same at every attempt, so that the other side can drop a double."""
+    address: str
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Accepted under ``provider_id`` (None where the provider gives none), or ``error``."""
+
+    provider_id: str | None = None
+    error: TransportError | None = None
+
+
+NOT_TRIED = Outcome(error=TransportError("Not sent in this batch.", Reaction.RETURN))
+
+
+class Transport(Protocol):
+    """A connection to a channel's provider, entered once and used for many batches."""
+
+    @property
+    def name(self) -> str:
+        """The provider, as ``messages.provider`` keeps it."""
+        ...
+
+    @property
+    def idempotent_s(self) -> int:
+        """For how many seconds the provider drops a repetition of the same ``client_id``; 0: never."""
+        ...
+
+    @property
+    def idempotent(self) -> bool: ...
+
+    async def send_many(self, messages: Sequence[Outgoing], deadline_s: float) -> list[Outcome]:
+        """Send; no message is begun later than ``deadline_s`` seconds from now."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass
+class Work(Generic[Item]):
+    """A batch shared by workers: each takes the next item until none is left or sending must stop."""
+
+    items: Sequence[Item]
+    deadline: float
+    """In the loop's clock."""
+    stopped: bool = False
+    results: dict[int, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._next = iter(range(len(self.items)))
+
+    def __iter__(self) -> Iterator[tuple[int, Item]]:
+        clock = asyncio.get_running_loop().time
+        while not self.stopped and clock() < self.deadline:
+            index = next(self._next, None)
+            if index is None:
+                return
+            yield index, self.items[index]
+
+    def settle(self, index: int, outcome: Outcome) -> None:
+        self.results[index] = outcome
+        if outcome.error is not None and outcome.error.reaction in _ENDS_BATCH:
+            self.stopped = True
+
+    def outcomes(self) -> list[Outcome]:
+        """One outcome per item; items that nobody took count as not tried."""
+        return [self.results.get(index, NOT_TRIED) for index in range(len(self.items))]
+
+
+async def send_each(
+    items: Sequence[Item], send: Callable[[Item], Awaitable[str | None]], concurrency: int, deadline_s: float
+) -> list[Outcome]:
+    """``send`` every item, ``concurrency`` at once; it answers the provider's id or raises TransportError."""
+    work = Work(items, asyncio.get_running_loop().time() + deadline_s)
+
+    async def worker() -> None:
+        for index, item in work:
+            try:
+                work.settle(index, Outcome(await send(item)))
+            except TransportError as error:
+                work.settle(index, Outcome(error=error))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(concurrency, len(items))):
+            group.create_task(worker())
+    return work.outcomes()

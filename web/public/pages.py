@@ -1,0 +1,106 @@
+"""The few pages that members see: leaving, preferences, and links that are no longer good.
+
+Bilingual in one page, without scripts, cookies or anything from elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flask import Response, make_response, render_template_string
+
+STYLE = """
+:root {
+  color-scheme: light dark;
+  --ink: #1d2129; --soft: #5f6875; --paper: #f6f7f9; --card: #fff; --line: #e4e7ec; --accent: #0b6e6e;
+}
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8eaed; --soft: #9aa3af; --paper: #14171c; --card: #1d2229; --line: #2d343e;
+    --accent: #4fb9b0; }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.6 system-ui, -apple-system, "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif;
+}
+main {
+  max-width: 26rem; margin: 12vh auto 2rem; padding: 2rem;
+  background: var(--card); border: 1px solid var(--line); border-radius: 14px;
+}
+h1 { font-size: 1.25rem; line-height: 1.35; margin: 0 0 1rem; }
+p { margin: .5rem 0; }
+.en { color: var(--soft); font-size: .94rem; }
+label {
+  display: flex; gap: .6rem; align-items: center; padding: .55rem 0; border-bottom: 1px solid var(--line);
+}
+input { width: 1.1rem; height: 1.1rem; accent-color: var(--accent); }
+button {
+  margin-top: 1.25rem; width: 100%; padding: .7rem 1rem; border: 0; border-radius: 9px; cursor: pointer;
+  background: var(--accent); color: var(--card); font: inherit; font-weight: 600;
+}
+button:focus-visible, input:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+footer { text-align: center; color: var(--soft); font-size: .85rem; }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="zh-CN"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex"><title>{{ title[0] }} · {{ title[1] }}</title>
+<link rel="stylesheet" href="{{ style }}"></head>
+<body><main><h1>{{ title[0] }}<br><span class="en" lang="en">{{ title[1] }}</span></h1>
+{% for zh, en in lines %}<p>{{ zh }}</p><p class="en" lang="en">{{ en }}</p>{% endfor %}
+{% if button %}<form method="post">
+{% for value, zh, en, on in choices %}<label><input type="checkbox" name="channel" value="{{ value }}"
+{{ 'checked' if on }}><span>{{ zh }} <span class="en" lang="en">{{ en }}</span></span></label>{% endfor %}
+<button type="submit">{{ button[0] }} · {{ button[1] }}</button></form>{% endif %}
+</main><footer>{{ shop }}</footer></body></html>"""
+
+Text = tuple[str, str]
+"""A sentence in Chinese and in English."""
+Choice = tuple[str, str, str, bool]
+
+UNSUBSCRIBE: Text = ("确认退订", "Unsubscribe")
+UNSUBSCRIBE_ASK: Text = (
+    "点击下面的按钮后，您将不再收到我们的营销消息。",
+    "Press the button to stop our marketing messages.",
+)
+UNSUBSCRIBE_NOTE: Text = (
+    "订单等服务通知不受影响。",
+    "Messages about your orders are not affected.",
+)
+LEFT: Text = ("已为您退订", "You are unsubscribed")
+LEFT_NOTE: Text = (
+    "您将不再收到我们通过此渠道发送的营销消息。",
+    "You will get no more marketing from us by this channel.",
+)
+PREFERENCES: Text = ("订阅偏好", "Your preferences")
+PREFERENCES_ASK: Text = ("请选择您愿意通过哪些渠道收到我们的优惠消息。", "Choose how we may send you offers.")
+SAVED: Text = ("已保存", "Saved")
+SAVED_NOTE: Text = ("您的选择已生效。", "Your choice counts from now on.")
+GONE: Text = ("链接无效", "This link is not valid")
+GONE_NOTE: Text = (
+    "链接不完整或已失效。请直接点击消息中的链接。",
+    "It is incomplete or too old. Please use the link in the message itself.",
+)
+CHANNEL_NAMES = {
+    "email": ("电子邮件", "E-mail"),
+    "sms": ("短信", "Text message"),
+    "wechat": ("微信", "WeChat"),
+}
+
+
+def page(
+    shop: str,
+    style: str,
+    title: Text,
+    lines: Sequence[Text],
+    *,
+    button: Text | None = None,
+    choices: Sequence[Choice] = (),
+    status: int = 200,
+) -> Response:
+    """A page; ``button`` makes it a form that posts back to its own address."""
+    html = render_template_string(
+        _PAGE, shop=shop, style=style, title=title, lines=lines, button=button, choices=choices
+    )
+    return make_response(html, status)

@@ -140,6 +140,9 @@ def _begin_sqlite(connection: Connection) -> None:
 def lock_rows(session: Session, table: sa.FromClause, ids: Sequence[int]) -> None:
     """Lock the rows of ``ids`` in id order until the transaction ends.
 
+    FOR NO KEY UPDATE: it excludes itself, but not the share locks that an import's foreign keys
+    take on the same members, with which a plain FOR UPDATE deadlocks.
+
     SQLite's writer already holds the whole database, so there it does nothing.
     """
     if session.get_bind().dialect.name == "postgresql" and ids:
@@ -148,7 +151,7 @@ def lock_rows(session: Session, table: sa.FromClause, ids: Sequence[int]) -> Non
             sa.select(key)
             .where(key == sa.any_(sa.cast(list(ids), sa.ARRAY(sa.BigInteger))))
             .order_by(key)
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
 
 

@@ -89,6 +89,8 @@ class Redemption(Base):
     rolled_back_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     idempotency_key: Mapped[str] = mapped_column(sa.String(128))
     request_hash: Mapped[str] = mapped_column(sa.String(64))
+    rollback_key: Mapped[str | None] = mapped_column(sa.String(128), unique=True)
+    """Idempotency key of the request that rolled this back."""
 
 
 class PointsLot(Base):
@@ -98,6 +100,12 @@ class PointsLot(Base):
     __table_args__ = (
         sa.UniqueConstraint("source_kind", "source_id"),
         sa.Index("ix_points_lots_member_id_expires_at", "member_id", "expires_at"),
+        sa.Index(
+            "ix_points_lots_due",
+            "expires_at",
+            sqlite_where=sa.text("remaining > 0"),
+            postgresql_where=sa.text("remaining > 0"),
+        ),
         sa.CheckConstraint("remaining >= 0 AND remaining <= issued", name="remaining"),
     )
 
@@ -122,6 +130,14 @@ class PointsEntry(Base):
     __table_args__ = (
         sa.UniqueConstraint("kind", "source_id", "lot_id"),
         sa.Index("ix_points_entries_member_id_at", "member_id", "at"),
+        sa.Index("ix_points_entries_lot_id", "lot_id"),
+        sa.Index("ix_points_entries_origin", "origin"),
+        sa.Index(
+            "ix_points_entries_debts",
+            "member_id",
+            sqlite_where=sa.text("lot_id IS NULL"),
+            postgresql_where=sa.text("lot_id IS NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -131,15 +147,17 @@ class PointsEntry(Base):
     kind: Mapped[str] = mapped_column(sa.String(20))
     """``earn``, ``grant``, ``spend``, ``refund``, ``expire``, ``revoke``, ``debt``, ``repay``."""
     source_id: Mapped[str] = mapped_column(sa.String(128))
+    origin: Mapped[str | None] = mapped_column(sa.String(128))
+    """What this undoes: ``order:<id>`` of an accrual, ``spend:<source>`` of a spend."""
     delta: Mapped[int] = mapped_column(sa.BigInteger)
     at: Mapped[datetime] = mapped_column(UTCDateTime)
     note: Mapped[str | None] = mapped_column(sa.String(300))
 
 
-class PointsRequest(Base):
+class LoyaltyRequest(Base):
     """The first answer to an idempotency key, given again to every repetition."""
 
-    __tablename__ = "points_requests"
+    __tablename__ = "loyalty_requests"
 
     key: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
     request_hash: Mapped[str] = mapped_column(sa.String(64))

@@ -1,0 +1,49 @@
+"""The fact tables that loyalty gives to the warehouse. Nobody who was erased."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from core.models import Member
+from core.warehouse.replica import Fact
+from loyalty.ledger import POINTS
+from loyalty.models import Coupon, PointsEntry, Redemption
+from loyalty.redemptions import REDEMPTIONS
+
+FACTS = (
+    Fact(
+        REDEMPTIONS,
+        sa.select(
+            Redemption.id.label("redemption_id"),
+            Redemption.member_id,
+            Coupon.batch_id,
+            Coupon.code,
+            Coupon.issue_key,
+            Redemption.order_ref,
+            Redemption.basket_minor,
+            Redemption.discount_minor,
+            Redemption.currency,
+            Redemption.redeemed_at,
+            Redemption.rolled_back_at,
+        )
+        .join(Coupon, Coupon.id == Redemption.coupon_id)
+        .outerjoin(Member, Member.id == Redemption.member_id)
+        .where(Member.erased_at.is_(None)),
+        "redeemed_at",
+    ),
+    Fact(
+        POINTS,
+        sa.select(
+            PointsEntry.id.label("entry_id"),
+            PointsEntry.member_id,
+            PointsEntry.lot_id,
+            PointsEntry.kind,
+            PointsEntry.delta,
+            PointsEntry.at,
+            PointsEntry.source_id,
+        )
+        .join(Member, Member.id == PointsEntry.member_id)
+        .where(Member.erased_at.is_(None)),
+        "at",
+    ),
+)

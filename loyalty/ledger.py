@@ -1,0 +1,119 @@
+"""Reading and writing the points ledger: locks, holdings, entries. What it means is in lots.py.
+
+Guarantees: every change of a lot's ``remaining`` is one entry in the same transaction; entries are
+only ever inserted. Callers lock the members before they read what decides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from core.db import bulk_insert, lock_rows
+from core.models import Member
+from core.warehouse.replica import mark
+from loyalty.lots import CREATION, Change, Holding, Lot
+from loyalty.models import PointsEntry, PointsLot
+from loyalty.sets import among
+
+POINTS = "points"
+"""Name of the fact table of the warehouse."""
+
+LOT_COLUMNS = (
+    "member_id",
+    "issued",
+    "remaining",
+    "available_at",
+    "expires_at",
+    "source_kind",
+    "source_id",
+    "snapshot",
+    "created_at",
+)
+_ENTRY_COLUMNS = ("member_id", "lot_id", "kind", "source_id", "origin", "delta", "at")
+
+
+def lock_members(session: Session, member_ids: Iterable[int]) -> None:
+    """Lock the members' rows in id order: whoever changes a member's points holds this lock."""
+    lock_rows(session, Member.__table__, sorted(set(member_ids)))
+
+
+def debts(session: Session, member_ids: Iterable[int]) -> dict[int, int]:
+    """Points owed, of the members who owe any."""
+    total = sa.func.sum(PointsEntry.delta)
+    rows = session.execute(
+        sa.select(PointsEntry.member_id, total)
+        .where(among(session, PointsEntry.member_id, member_ids), PointsEntry.lot_id.is_(None))
+        .group_by(PointsEntry.member_id)
+        .having(total < 0)
+    )
+    return {member_id: -int(owed) for member_id, owed in rows}
+
+
+def holdings(session: Session, member_ids: Sequence[int], now: datetime) -> dict[int, Holding]:
+    """What each of the members holds in lots that are not over at ``now``, and owes."""
+    found = {member_id: Holding(member_id) for member_id in member_ids}
+    lots = session.execute(
+        sa.select(
+            PointsLot.member_id,
+            PointsLot.id,
+            PointsLot.remaining,
+            PointsLot.available_at,
+            PointsLot.expires_at,
+        ).where(among(session, PointsLot.member_id, found), PointsLot.remaining > 0, not_over(now))
+    )
+    for member_id, lot_id, remaining, available_at, expires_at in lots:
+        found[member_id].lots.append(Lot(lot_id, remaining, available_at, expires_at))
+    for member_id, owed in debts(session, found).items():
+        found[member_id].debt = owed
+    return found
+
+
+def not_over(now: datetime) -> sa.ColumnElement[bool]:
+    """Condition: the lot has not expired, swept or not."""
+    return sa.or_(PointsLot.expires_at.is_(None), PointsLot.expires_at > now)
+
+
+def write(session: Session, changes: Sequence[Change], now: datetime) -> None:
+    """Write entries and move their lots. A repeated entry is an error: its caller did not look."""
+    if not changes:
+        return
+    bulk_insert(
+        session,
+        PointsEntry.__table__,
+        _ENTRY_COLUMNS,
+        ((c.member_id, c.lot_id, c.kind, c.source_id, c.origin, c.delta, now) for c in changes),
+    )
+    moved: Counter[int] = Counter()
+    for change in changes:
+        if change.lot_id is not None and change.kind not in CREATION:
+            moved[change.lot_id] += change.delta
+    if moved:
+        lots = PointsLot.__table__
+        assert isinstance(lots, sa.Table)
+        # Relative, so that the table's check constraint stands behind the lock.
+        session.connection().execute(
+            sa.update(lots)
+            .where(lots.c.id == sa.bindparam("lot"))
+            .values(remaining=lots.c.remaining + sa.bindparam("delta")),
+            [{"lot": lot, "delta": delta} for lot, delta in sorted(moved.items())],
+        )
+    mark(session, POINTS, [now])
+
+
+def repay_debts(session: Session, source_of: dict[int, str], now: datetime) -> int:
+    """Let what just came in (``source_of``: member → source id) repay debts; the points it took."""
+    owing = debts(session, source_of)
+    if not owing:
+        return 0
+    changes = [
+        change
+        for member_id, holding in sorted(holdings(session, list(owing), now).items())
+        for change in holding.repay(source_of[member_id])
+    ]
+    write(session, changes, now)
+    return sum(change.delta for change in changes if change.lot_id is None)

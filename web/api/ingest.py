@@ -1,0 +1,65 @@
+"""Endpoints that take the shop's data in: members, products, orders, events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from apiflask import APIBlueprint
+from sqlalchemy.orm import Session
+
+from channels import consent
+from core import imports
+from core.db import Database
+from core.settings import Settings
+from web.api import keys, schemas
+from web.api.guard import Guard
+
+KINDS = ("members", "products", "orders", "events")
+
+
+def _store_consents(session: Session, changes: Sequence[imports.ConsentChange]) -> None:
+    consent.set_many(session, (consent.ConsentRow(*change) for change in changes))
+
+
+def add_imports(
+    blueprint: APIBlueprint,
+    guard: Guard,
+    database: Database,
+    settings: Settings,
+    clock: Callable[[], datetime],
+) -> None:
+    def add(kind: str) -> None:
+        @blueprint.post(f"/{kind}", endpoint=f"import_{kind}")
+        @guard(blueprint, keys.INGEST)
+        @blueprint.input(schemas.RowsIn, arg_name="body")
+        @blueprint.output(schemas.ReportOut)
+        @blueprint.doc(
+            summary=f"Import {kind}",
+            description=f"At most {schemas.MAX_ROWS} rows, with the columns of `huiliu import {kind}`. "
+            "Rows that break a rule are answered with their reason; the others load. "
+            "The same rows again change nothing.",
+        )
+        def view(body: schemas.RowsIn) -> dict[str, Any]:
+            rejected: list[dict[str, Any]] = []
+            report = imports.load_rows(
+                database,
+                kind,
+                imports.numbered(body.rows),
+                settings=settings,
+                source=body.source,
+                now=clock(),
+                consents=_store_consents,
+                on_reject=lambda found: rejected.append({"index": found.line - 1, "reason": found.reason}),
+            )
+            return {
+                "rows": report.rows,
+                "inserted": report.inserted,
+                "updated": report.updated,
+                "unchanged": report.unchanged,
+                "rejected": sorted(rejected, key=lambda found: int(found["index"])),
+            }
+
+    for kind in KINDS:
+        add(kind)

@@ -1,0 +1,97 @@
+"""Keys of the HTTP API: made, recognised, revoked. Only a key's SHA-256 is kept.
+
+A key is ``hl_`` and 32 random bytes: nothing to guess, so a plain digest is enough and a look-up by it
+leaks nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from core import audit
+from core.errors import InvalidInput, NotFound
+from web.models import ApiKey
+
+INGEST, LOYALTY, READ = "ingest", "loyalty", "read"
+SCOPES = (INGEST, LOYALTY, READ)
+"""Import rows; issue, redeem, earn and spend; look things up."""
+MARK = "hl_"
+PREFIX_CHARS = 10
+USED_EVERY = timedelta(minutes=5)
+"""``last_used_at`` is this coarse, so that a busy key does not write on every request."""
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who calls: the key's id, name and scopes; ``stale`` when its last use should be noted."""
+
+    id: int
+    name: str
+    scopes: tuple[str, ...]
+    stale: bool
+
+
+def create(session: Session, name: str, scopes: Sequence[str], by: str, now: datetime) -> tuple[ApiKey, str]:
+    """A new key: its row, and the key itself, which can be shown this once only."""
+    if not 0 < len(name.strip()) <= 80:
+        raise InvalidInput("Name the key in 1 to 80 characters, after the system that will use it.", "name")
+    wrong = sorted(set(scopes) - set(SCOPES))
+    if wrong or not scopes:
+        raise InvalidInput(f"Choose one or more of the scopes {', '.join(SCOPES)}.", "scopes")
+    secret = MARK + secrets.token_urlsafe(32)
+    row = ApiKey(
+        name=name.strip(),
+        prefix=secret[:PREFIX_CHARS],
+        digest=_digest(secret),
+        scopes=sorted(set(scopes)),
+        created_by=by,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    audit.record(session, by, "create", "api_key", row.id, now, {"name": row.name, "scopes": row.scopes})
+    return row, secret
+
+
+def verify(session: Session, secret: str, now: datetime) -> Principal | None:
+    """Whose key it is, or None for an unknown or revoked one."""
+    if not secret.startswith(MARK):
+        return None
+    row = session.execute(
+        sa.select(ApiKey.id, ApiKey.name, ApiKey.scopes, ApiKey.last_used_at).where(
+            ApiKey.digest == _digest(secret), ApiKey.revoked_at.is_(None)
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    stale = row.last_used_at is None or now - row.last_used_at >= USED_EVERY
+    return Principal(row.id, row.name, tuple(row.scopes), stale)
+
+
+def note_use(session: Session, key_id: int, now: datetime) -> None:
+    """Remember that the key was used."""
+    session.execute(
+        sa.update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=now),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def revoke(session: Session, key_id: int, by: str, now: datetime) -> None:
+    """End a key for good. Doing it again changes nothing. NotFound: no such key."""
+    row = session.get(ApiKey, key_id)
+    if row is None:
+        raise NotFound(f"There is no API key {key_id}.")
+    if row.revoked_at is None:
+        row.revoked_at = now
+        audit.record(session, by, "revoke", "api_key", key_id, now, {"name": row.name})
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

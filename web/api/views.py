@@ -1,0 +1,45 @@
+"""The HTTP API under /api/v1: data in, coupons, points.
+
+Guarantees: nothing is answered without a key that has the endpoint's scope; every POST can be repeated
+safely: imports by the ids of their rows, everything else by its Idempotency-Key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from apiflask import APIBlueprint
+from flask import request
+
+from core.db import Database
+from core.settings import Settings
+from web.api import errors
+from web.api.guard import Guard
+from web.api.ingest import add_imports
+from web.api.loyalty import add_coupon_use, add_coupons, add_points
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def create_blueprint(
+    database: Database, settings: Settings, *, clock: Callable[[], datetime] = _utc_now
+) -> APIBlueprint:
+    """The API over ``database``; ``clock`` gives the time of everything it writes."""
+    blueprint = APIBlueprint("api", __name__, url_prefix="/api/v1", tag="API")
+    errors.register(blueprint)
+    blueprint.before_request(_limit_body)
+    guard = Guard(database, clock)
+    add_imports(blueprint, guard, database, settings, clock)
+    add_coupons(blueprint, guard, database, clock)
+    add_coupon_use(blueprint, guard, database, settings, clock)
+    add_points(blueprint, guard, database, clock)
+    return blueprint
+
+
+def _limit_body() -> None:
+    request.max_content_length = MAX_BODY_BYTES

@@ -30,8 +30,8 @@ from channels.models import Account, Consent, Message, Suppression
 from channels.outbox import LEASED, QUEUED, RESEND, UNKNOWN, EventRow
 from channels.quiet import DROP, quiet_until, zone
 from channels.render import MemberView
-from channels.sql import among
 from core.contacts import ADDRESS_COLUMN
+from core.db import among
 from core.models import Member
 
 LEASE = timedelta(seconds=180)

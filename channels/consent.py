@@ -17,10 +17,11 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from channels.models import Consent, ConsentEvent, Suppression
-from channels.sql import CONSENTS, among, is_postgres, table_of
+from channels.sql import CONSENTS, is_postgres, table_of
 from core.contacts import ADDRESS_COLUMN, CHANNELS
-from core.db import bulk_insert
+from core.db import among, bulk_insert
 from core.errors import InvalidInput
+from core.imports import ConsentChange
 from core.models import Member
 from core.warehouse.replica import mark
 
@@ -39,17 +40,6 @@ NO_ADDRESS, NO_CONSENT, SUPPRESSED, ERASED = "no_address", "no_consent", "suppre
 """Reasons that :func:`refusals` gives."""
 
 
-class ConsentRow(NamedTuple):
-    """A member's answer, for :func:`set_many`. ``at`` is when it was given, not when it arrived."""
-
-    member_id: int
-    channel: str
-    purpose: str
-    granted: bool
-    source: str
-    at: datetime
-
-
 class SuppressionRow(NamedTuple):
     """An address to suppress, for :func:`suppress_many`."""
 
@@ -63,21 +53,21 @@ class SuppressionRow(NamedTuple):
 
 def grant(session: Session, member_id: int, channel: str, purpose: str, source: str, at: datetime) -> None:
     """The member agrees to messages of this channel and purpose."""
-    set_many(session, [ConsentRow(member_id, channel, purpose, True, source, at)])
+    set_many(session, [ConsentChange(member_id, channel, purpose, True, source, at)])
 
 
 def withdraw(session: Session, member_id: int, channel: str, purpose: str, source: str, at: datetime) -> None:
     """The member no longer agrees. Withdrawing what was never granted is recorded as well."""
-    set_many(session, [ConsentRow(member_id, channel, purpose, False, source, at)])
+    set_many(session, [ConsentChange(member_id, channel, purpose, False, source, at)])
 
 
-def set_many(session: Session, rows: Iterable[ConsentRow]) -> None:
+def set_many(session: Session, rows: Iterable[ConsentChange]) -> None:
     """Record many answers (an import's batch); newest ``at`` wins per member, channel and purpose.
 
     Raises InvalidInput for an unknown channel or purpose; nothing is written then.
     """
     listed = list(rows)
-    newest: dict[tuple[int, str, str], ConsentRow] = {}
+    newest: dict[tuple[int, str, str], ConsentChange] = {}
     for row in listed:
         _check(row.channel, row.purpose)
         key = row[:3]
@@ -89,7 +79,7 @@ def set_many(session: Session, rows: Iterable[ConsentRow]) -> None:
     bulk_insert(
         session,
         table_of(ConsentEvent),
-        ConsentRow._fields,
+        ConsentChange._fields,
         listed,
         conflict=("member_id", "channel", "purpose", "at", "granted"),
     )
@@ -98,13 +88,13 @@ def set_many(session: Session, rows: Iterable[ConsentRow]) -> None:
     mark(session, CONSENTS, [None])
 
 
-def set_imported(session: Session, rows: Iterable[ConsentRow]) -> None:
+def set_imported(session: Session, rows: Iterable[ConsentChange]) -> None:
     """:func:`set_many` for the shop's files, which say what the shop knew when it wrote them.
 
     A grant in a file does not undo a withdrawal that reached us by any other way (a link, a reply, a
     complaint): the file may be older than that. A withdrawal in a file always counts.
     """
-    listed = [ConsentRow(*row) for row in rows]
+    listed = list(rows)
     left = {
         (member_id, channel, purpose)
         for member_id, channel, purpose in session.execute(
@@ -125,13 +115,13 @@ def _check(channel: str, purpose: str) -> None:
         raise InvalidInput(f"“{purpose}” is not a purpose; use one of {', '.join(PURPOSES)}.", "purpose")
 
 
-def _upsert_newest(session: Session, rows: list[ConsentRow]) -> None:
+def _upsert_newest(session: Session, rows: list[ConsentChange]) -> None:
     table = table_of(Consent)
     if is_postgres(session):
-        arrays = [sa.bindparam(f"a_{name}", type_=ARRAY(table.c[name].type)) for name in ConsentRow._fields]
-        source = sa.func.unnest(*arrays).table_valued(*ConsentRow._fields, name="v").render_derived()
-        insert: Any = postgresql.insert(table).from_select(ConsentRow._fields, sa.select(*source.c))
-        values: Any = {f"a_{name}": [getattr(row, name) for row in rows] for name in ConsentRow._fields}
+        arrays = [sa.bindparam(f"a_{name}", type_=ARRAY(table.c[name].type)) for name in ConsentChange._fields]
+        source = sa.func.unnest(*arrays).table_valued(*ConsentChange._fields, name="v").render_derived()
+        insert: Any = postgresql.insert(table).from_select(ConsentChange._fields, sa.select(*source.c))
+        values: Any = {f"a_{name}": [getattr(row, name) for row in rows] for name in ConsentChange._fields}
     else:
         insert = sqlite.insert(table)
         values = [row._asdict() for row in rows]

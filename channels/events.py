@@ -17,13 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from channels import outbox
-from channels.consent import MARKETING, ConsentRow, SuppressionRow, set_many, suppress_many
+from channels.consent import MARKETING, SuppressionRow, set_many, suppress_many
 from channels.models import Consent, EarlyReceipt, Message, MessageEvent
 from channels.outbox import DELIVERED, FAILED, EventRow
-from channels.sql import among, mark_touches, table_of
+from channels.sql import mark_touches, table_of
 from channels.tracking import HUMAN
 from core.contacts import ADDRESS_COLUMN
-from core.db import bulk_insert
+from core.db import among, bulk_insert
+from core.imports import ConsentChange
 from core.models import Member
 
 OPENED, CLICKED, UNSUBSCRIBED = "opened", "clicked", "unsubscribed"
@@ -197,7 +198,7 @@ def _act(session: Session, new: Sequence[Receipt], now: datetime) -> None:
     set_many(
         session,
         [
-            ConsentRow(
+            ConsentChange(
                 messages[r.message_id].member_id,
                 messages[r.message_id].channel,
                 MARKETING,
@@ -283,7 +284,7 @@ def unsubscribe(session: Session, message_id: int, now: datetime, how: str) -> b
     receipt = Receipt(UNSUBSCRIBED, now, f"unsubscribed:{message_id}", message_id, detail={"how": how})
     new = apply(session, [receipt], now).new
     if not new and is_granted(session, message.member_id, message.channel):
-        row = ConsentRow(message.member_id, message.channel, MARKETING, False, f"message:{how}", now)
+        row = ConsentChange(message.member_id, message.channel, MARKETING, False, f"message:{how}", now)
         set_many(session, [row])
     return True
 

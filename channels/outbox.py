@@ -20,9 +20,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from channels.models import Account, Message, MessageEvent
-from channels.sql import among, table_of
+from channels.sql import table_of
 from core.contacts import CHANNELS
-from core.db import bulk_insert
+from core.db import among, bulk_insert
 from core.errors import InvalidInput
 
 QUEUED, LEASED, SENT, DELIVERED = "queued", "leased", "sent", "delivered"

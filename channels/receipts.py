@@ -17,12 +17,13 @@ import sqlalchemy as sa
 from defusedxml import ElementTree
 from sqlalchemy.orm import Session
 
-from channels.consent import MARKETING, ConsentRow, set_many
+from channels.consent import MARKETING, set_many
 from channels.events import UNDELIVERED, Receipt
 from channels.outbox import DELIVERED
 from channels.transports.sms_aliyun import e164, provider_id
 from core.contacts import ADDRESS_COLUMN, SMS, WECHAT, blind_index
 from core.errors import InvalidInput
+from core.imports import ConsentChange
 from core.models import Member
 
 OPT_OUT = frozenset({"r", "t", "td", "退订", "stop", "unsubscribe", "cancel", "quit"})
@@ -134,7 +135,7 @@ def opt_out(session: Session, replies: Iterable[OptOut]) -> int:
         index = getattr(Member, f"{column}_index")
         members = session.execute(sa.select(Member.id, index).where(index.in_(list(found)))).all()
         rows += [
-            ConsentRow(member_id, channel, MARKETING, False, found[address].source, found[address].at)
+            ConsentChange(member_id, channel, MARKETING, False, found[address].source, found[address].at)
             for member_id, address in members
         ]
     set_many(session, rows)

@@ -21,9 +21,10 @@ from channels.claim import Claimed
 from channels.consent import SuppressionRow, suppress_many
 from channels.models import Account, Message
 from channels.outbox import FAILED, KEEP, LEASED, QUEUED, SENT, SKIPPED, UNKNOWN, EventRow
-from channels.sql import among, mark_touches, table_of, update_each
+from channels.sql import mark_touches, table_of, update_each
 from channels.transports.base import Outcome, Reaction, TransportError
 from core.contacts import EMAIL, SMS, WECHAT
+from core.db import among
 from core.models import Todo
 
 _HOUR = 3600.0

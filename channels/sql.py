@@ -1,19 +1,15 @@
-"""Small pieces of SQL that the package's modules share: long id lists, upserts by arrays.
-
-An id list goes as one parameter (PostgreSQL: an array; SQLite: a JSON text), so that 50,000
-ids neither meet SQLite's limit of variables nor make a statement per length.
+"""Small pieces of SQL that the package's modules share: updates by arrays, and the warehouse's marks.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from core.db import Base
 from core.warehouse.replica import mark
@@ -31,17 +27,6 @@ def table_of(model: type[Base]) -> sa.Table:
     table = model.__table__
     assert isinstance(table, sa.Table)
     return table
-
-
-def among(
-    session: Session, column: InstrumentedAttribute[Any], values: Iterable[Any]
-) -> sa.ColumnElement[bool]:
-    """``column IN values`` with the whole list as one parameter."""
-    found = list(values)
-    if is_postgres(session):
-        return column == sa.any_(sa.bindparam(None, found, ARRAY(column.type)))
-    listed = sa.func.json_each(json.dumps(found)).table_valued("value")
-    return column.in_(sa.select(listed.c.value))
 
 
 def update_each(

@@ -20,6 +20,7 @@ from core import facts
 from core.contacts import blind_index
 from core.db import Base, Database, bulk_insert
 from core.errors import InvalidInput
+from core.members import ERASED
 from core.models import Event, Member, Order, OrderLine, Product, Todo
 from core.rows import PARSERS, EventRow, LineRow, MemberRow, ProductRow, Raw, Shop, fingerprint
 from core.settings import Settings
@@ -29,6 +30,9 @@ KINDS = tuple(PARSERS)
 CHUNK_ROWS = 5_000
 MAX_ROWS_IN_MEMORY = 5_000_000
 LOYALTY_QUEUE = "loyalty.orders"
+"""To-do rows of every order that is new or changed: points."""
+COUPON_QUEUE = "loyalty.coupons"
+"""To-do rows of those that name a coupon code, or named one before."""
 _CONTACT_COLUMNS = ("email", "phone", "openid", "unionid")
 
 
@@ -47,7 +51,7 @@ class Reject(NamedTuple):
 
 
 class ConsentChange(NamedTuple):
-    """An answer that came with a member's row."""
+    """A member's answer about a channel and purpose. ``at`` is when it was given, not when it arrived."""
 
     member_id: int
     channel: str
@@ -63,7 +67,7 @@ class ConsentWriter(Protocol):
     Core cannot import channels, so whoever imports hands in ``channels.consent.set_imported``.
     """
 
-    def __call__(self, session: Session, changes: Sequence[Any], /) -> Any: ...
+    def __call__(self, session: Session, changes: Sequence[ConsentChange], /) -> Any: ...
 
 
 @dataclass
@@ -260,7 +264,8 @@ def _upsert(
         row = {**widen(record.values), **common, key: record.external_id, "fingerprint": record.fingerprint}
         if row_id is None:
             new.append({**row, **created})
-        elif old != record.fingerprint:
+        # A file of the shop may still name somebody who was erased here: it brings nobody back.
+        elif old not in (record.fingerprint, ERASED):
             changed.append({**row, "id": row_id})
     written: dict[str, int] = {}
     if new:
@@ -391,8 +396,10 @@ def _write_orders(
         elif old != row["fingerprint"]:
             changed.append({**row, "id": row_id})
     ids = _insert_orders(session, new)
-    months = {row["ordered_at"] for row in new} | _update_orders(session, changed)
+    before, named_before = _update_orders(session, changed)
+    months = {row["ordered_at"] for row in (*new, *changed)} | before
     ids |= {row["external_id"]: row["id"] for row in changed}
+    with_code = {ids[row["external_id"]] for row in (*new, *changed) if row["coupon_code"]} | named_before
     lines = (
         row
         for external_id, order_id in ids.items()
@@ -403,7 +410,10 @@ def _write_orders(
         session,
         Todo.__table__,
         ("queue", "subject_id"),
-        [(LOYALTY_QUEUE, order_id) for order_id in ids.values()],
+        [
+            *((LOYALTY_QUEUE, order_id) for order_id in ids.values()),
+            *((COUPON_QUEUE, order_id) for order_id in sorted(with_code)),
+        ],
     )
     mark(session, facts.ORDERS, months)
     mark(session, facts.ORDER_LINES, months)
@@ -428,15 +438,17 @@ def _insert_orders(session: Session, new: list[dict[str, Any]]) -> dict[str, int
     return {external_id: order_id for order_id, external_id in found}
 
 
-def _update_orders(session: Session, changed: list[dict[str, Any]]) -> set[datetime]:
-    """Update orders and clear their lines. Answers the months touched: the old times' and the new ones'."""
+def _update_orders(session: Session, changed: list[dict[str, Any]]) -> tuple[set[datetime], set[int]]:
+    """Update orders and clear their lines. Answers their times before, and the ids that named a code before."""
     if not changed:
-        return set()
+        return set(), set()
     ids = [row["id"] for row in changed]
-    before = set(session.scalars(sa.select(Order.ordered_at).where(Order.id.in_(ids))))
+    before = session.execute(
+        sa.select(Order.id, Order.ordered_at, Order.coupon_code).where(Order.id.in_(ids))
+    ).all()
     session.execute(sa.delete(OrderLine).where(OrderLine.order_id.in_(ids)))
     session.execute(sa.update(Order), changed)
-    return before | {row["ordered_at"] for row in changed}
+    return {row.ordered_at for row in before}, {row.id for row in before if row.coupon_code}
 
 
 def _write_events(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -13,6 +15,8 @@ from core.errors import InvalidInput, NotFound
 from core.models import Event, Member, Order
 from core.warehouse.replica import mark
 
+ERASED = "erased"
+"""The fingerprint of who was erased: no import changes such a row again."""
 _CONTACTS = ("email", "phone", "openid", "unionid")
 _INDEXES = tuple(f"{column}_index" for column in _CONTACTS)
 _PERSONAL = ("name", *_CONTACTS, *_INDEXES, "gender", "birthday", "city", "province")
@@ -48,18 +52,32 @@ def search(session: Session, text: str, limit: int = 50) -> list[Member]:
     return list(session.scalars(query.order_by(Member.id).limit(limit)))
 
 
-def erase(session: Session, member_id: int, by: str, now: datetime) -> None:
+class Eraser(Protocol):
+    """What a package above does for an erasure: it deletes what tells who it was, and marks its facts.
+
+    It is called before the member's own row is cleared, so that it still finds the address indexes.
+    """
+
+    def __call__(self, session: Session, member: Member, now: datetime, /) -> None: ...
+
+
+def erase(
+    session: Session, member_id: int, by: str, now: datetime, erasers: Iterable[Eraser] = ()
+) -> None:
     """Erase a person: details go at once, facts leave the warehouse with its next sync.
 
     Orders, coupons and points stay in the books under the bare id, as tax law asks; nothing that
-    tells who it was stays with them.
+    tells who it was stays with them. Core knows its own facts only: :func:`segments.erasure.erase`
+    hands in the ``erasers`` of the packages above, and is what pages and the API call.
     """
-    member = session.get(Member, member_id)
+    member = session.get(Member, member_id, with_for_update=True)
     if member is None:
         raise NotFound(f"There is no member number {member_id}.")
+    for eraser in erasers:
+        eraser(session, member, now)
     for column in _PERSONAL:
         setattr(member, column, None)
-    member.tags, member.attributes, member.fingerprint = [], {}, "erased"
+    member.tags, member.attributes, member.fingerprint = [], {}, ERASED
     member.erased_at = member.updated_at = now
     mark(session, facts.MEMBERS, [None])
     ordered = session.scalars(sa.select(Order.ordered_at).where(Order.member_id == member_id)).all()

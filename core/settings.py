@@ -48,8 +48,8 @@ class Settings(BaseSettings):
     sandbox_smtp_port: int = 8025
     sandbox_http_port: int = 8026
 
-    clock_shift_days: int = 0
-    """Days added to today: a demo or a replay lives in the past. 0 in production."""
+    clock_shift_s: int = 0
+    """Seconds added to the clock: a demo or a replay lives in the past. 0 in production."""
 
     prefect_port: int = 4200
     batch_size: int = Field(default=5000, ge=1, le=50_000)

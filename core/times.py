@@ -11,8 +11,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def now(settings: Settings) -> datetime:
-    """This moment in UTC; in a replay, as many days earlier as the settings say."""
-    return datetime.now(UTC) + timedelta(days=settings.clock_shift_days)
+    """This moment in UTC; in a replay, moved as the settings say."""
+    return datetime.now(UTC) + timedelta(seconds=settings.clock_shift_s)
 
 
 def instant(day: date, zone: ZoneInfo) -> datetime:

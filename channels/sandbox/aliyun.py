@@ -20,6 +20,7 @@ from channels.sandbox.callbacks import Callbacks
 from channels.sandbox.inbox import Received, Store
 from core.contacts import SMS
 from core.settings import Settings
+from core.times import now
 
 CLOCK_SKEW_S = 900
 NONCES = 200_000
@@ -149,7 +150,7 @@ class Aliyun:
             rows.append(Received(SMS, message["number"], message["out_id"], json.dumps(fields).encode()))
         await self._store.add(*rows)
         for message in messages:
-            self._callbacks.sms_report(_report(message, biz_id))
+            self._callbacks.sms_report(_report(message, biz_id, now(self._settings)))
         return biz_id
 
 
@@ -191,13 +192,13 @@ def _messages(action: str, query: dict[str, str], form: dict[str, str]) -> list[
     ]
 
 
-def _report(message: dict[str, Any], biz_id: str) -> dict[str, Any]:
+def _report(message: dict[str, Any], biz_id: str, at: datetime) -> dict[str, Any]:
     failed = message["number"].endswith("0000")
-    now = f"{datetime.now(_CHINA):%Y-%m-%d %H:%M:%S}"
+    moment = f"{at.astimezone(_CHINA):%Y-%m-%d %H:%M:%S}"
     return {
         "phone_number": message["number"],
-        "send_time": now,
-        "report_time": now,
+        "send_time": moment,
+        "report_time": moment,
         "success": not failed,
         "err_code": "MOBILE_OFF" if failed else "DELIVERED",
         "err_msg": "用户关机" if failed else "用户接收成功",

@@ -16,6 +16,7 @@ import orjson
 
 from channels.tracking import aliyun_callback_url
 from core.settings import Settings
+from core.times import now
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ class Callbacks:
             signature = hashlib.sha1("".join(parts).encode()).hexdigest()  # noqa: S324 - WeChat's own scheme
             query = f"signature={signature}&timestamp={timestamp}&nonce={nonce}"
             url = f"{self._settings.base_url}/callbacks/wechat?{query}"
-            await self._post(http, url, _event(openid, msgid, status), "text/xml")
+            event = _event(openid, msgid, status, int(now(self._settings).timestamp()))
+            await self._post(http, url, event, "text/xml")
 
     async def _post(self, http: aiohttp.ClientSession, url: str, body: bytes, kind: str) -> None:
         for wait in (*RETRY_S, None):
@@ -90,10 +92,10 @@ class Callbacks:
             await asyncio.sleep(wait)
 
 
-def _event(openid: str, msgid: int, status: str) -> bytes:
+def _event(openid: str, msgid: int, status: str, at: int) -> bytes:
     return (
         "<xml><ToUserName><![CDATA[gh_sandbox]]></ToUserName>"
-        f"<FromUserName><![CDATA[{escape(openid)}]]></FromUserName><CreateTime>{int(time.time())}</CreateTime>"
+        f"<FromUserName><![CDATA[{escape(openid)}]]></FromUserName><CreateTime>{at}</CreateTime>"
         "<MsgType><![CDATA[event]]></MsgType><Event><![CDATA[TEMPLATESENDJOBFINISH]]></Event>"
         f"<MsgID>{msgid}</MsgID><Status><![CDATA[{status}]]></Status></xml>"
     ).encode()

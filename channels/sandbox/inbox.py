@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import email.policy
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import orjson
 
 from core.contacts import EMAIL, SMS
 from core.settings import Settings
+from core.times import now
 
 MAX_LISTED = 500
 _SCHEMA = """
@@ -165,6 +165,7 @@ class Store:
     """The writer. :meth:`add` returns when the message is in the file."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         path_of(settings).parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(path_of(settings), check_same_thread=False, timeout=30)
         self._connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; {_SCHEMA}")
@@ -190,12 +191,12 @@ class Store:
                     future.set_result(None)
 
     def _write(self, group: Sequence[Received]) -> None:
-        now = time.time()
+        received_at = now(self._settings).timestamp()
         with self._connection:
             self._connection.executemany(
                 "INSERT INTO messages (channel, address, client_id, received_at, content) "
                 "VALUES (?, ?, ?, ?, ?)",
-                [(m.channel, m.address, m.client_id, now, m.content) for m in group],
+                [(m.channel, m.address, m.client_id, received_at, m.content) for m in group],
             )
 
     def close(self) -> None:

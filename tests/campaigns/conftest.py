@@ -14,9 +14,9 @@ from campaigns import campaigns
 from campaigns.models import Campaign
 from campaigns.spec import CampaignSpec
 from channels import consent, templates
-from channels.consent import ConsentRow
 from core.contacts import blind_index
 from core.db import Database, bulk_insert
+from core.imports import ConsentChange
 from core.models import Member, Preference
 from core.settings import Settings
 from core.warehouse.engine import DuckEngine
@@ -47,7 +47,7 @@ class Shop:
                 (n, "shop", f"m{n}", f"Member {n}", email, blind_index("email", email), phone, blind_index("phone", phone),
                  openid, blind_index("openid", openid), [], {}, "x", NOW, NOW)
             )  # fmt: skip
-            consents += [ConsentRow(n, channel, "marketing", True, "test", NOW) for channel in has]
+            consents += [ConsentChange(n, channel, "marketing", True, "test", NOW) for channel in has]
         columns = (
             "id", "source", "external_id", "name", "email", "email_index", "phone", "phone_index", "openid", "openid_index",
             "tags", "attributes", "fingerprint", "created_at", "updated_at",

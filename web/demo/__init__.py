@@ -1,0 +1,1 @@
+"""The demo: real shopping baskets, made-up people, a campaign and its result."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -53,9 +54,13 @@ def open_installation() -> tuple[Settings, Database]:
     settings = core_settings.load()
     crypto.install(crypto.open_keyring(settings))
     database = Database(settings.url)
-    with database.engine.connect() as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            raise HuiliuError("There is no database yet. Run `huiliu init` first.")
+    file = database.engine.url.database
+    missing = database.dialect == "sqlite" and not (file and Path(file).exists())
+    if not missing:
+        with database.engine.connect() as connection:
+            missing = not sa.inspect(connection).has_table("alembic_version")
+    if missing:
+        raise HuiliuError("There is no database yet. Run `huiliu init` first.")
     return settings, database
 
 

@@ -23,7 +23,6 @@ install: .venv/.installed
 	@$(BIN)/uv --version 2>/dev/null | grep -q "$(UV_VERSION)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || true
 	@echo "Bundling the console's assets …"
 	@$(BIN)/python -m web.assets.build
 	@touch $@
@@ -52,8 +51,9 @@ bench: install
 
 # Collects the texts of templates and code; what is new waits in the .po file without a translation.
 translations: install
-	$(BIN)/pybabel extract -q -F web/translations/babel.cfg -k lazy_gettext -o web/translations/messages.pot .
-	$(BIN)/pybabel update -q -N -i web/translations/messages.pot -d web/translations
+	$(BIN)/pybabel -q extract --no-location --no-wrap -F web/translations/babel.cfg -k lazy_gettext -o web/translations/messages.pot .
+	$(BIN)/pybabel -q update --no-wrap --ignore-obsolete -N -i web/translations/messages.pot -d web/translations
+	@rm web/translations/messages.pot
 	$(BIN)/python -m web.assets.build
 
 clean:

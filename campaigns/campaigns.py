@@ -13,11 +13,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from campaigns.models import Campaign
+from campaigns.models import Campaign, CampaignRun
 from campaigns.spec import CampaignSpec, Variant
-from channels.models import Template
+from channels.models import Message, Template
+from channels.outbox import FAILED, SKIPPED
+from channels.settle import STOP_QUEUE
 from core import audit
+from core.db import among
 from core.errors import Conflict, InvalidInput, NotFound
+from core.models import Todo
 from loyalty.models import CouponBatch
 from segments.models import Segment
 from segments.rules import segments_in, validate
@@ -35,7 +39,11 @@ _DONE = {
     "resume": "resumed",
     "archive": "archived",
 }
-_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,79}$")
+STOP_BATCH = 1000
+"""To-do rows of refused runs that one call takes."""
+PROVIDER = "provider"
+"""Who the audit rows of campaigns name that a provider's refusal paused."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 
 
 def by_name(session: Session, name: str, *, lock: bool = False) -> Campaign:
@@ -70,7 +78,7 @@ def create(
     scheduled_at: datetime | None = None,
 ) -> Campaign:
     """A new draft. Raises InvalidInput, also for templates, batches and segments that do not exist."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise InvalidInput("A name has lower-case letters, digits, - and _, at most 80.", "name")
     if session.scalar(sa.select(Campaign.id).where(Campaign.name == name)) is not None:
         raise InvalidInput(f"There is already a campaign “{name}”.", "name")
@@ -195,6 +203,62 @@ def approve(session: Session, campaign: Campaign, by: str, now: datetime, *, alo
 def pause(session: Session, campaign: Campaign, by: str, now: datetime) -> None:
     """Stop a run after the batch under way; messages already queued still leave."""
     _move(session, campaign, (RUNNING, APPROVED), PAUSED, "pause", by, now)
+
+
+def stop_refused(session: Session, now: datetime) -> list[str]:
+    """Pause the campaigns whose template a provider refused for good; their names.
+
+    Channels leave a to-do row with the run's id. The provider's words are in the audit row, and the
+    campaign goes on with :func:`resume` once somebody has mended the template. What is not running
+    or approved any more has nothing left to stop.
+    """
+    todos = session.execute(
+        sa.select(Todo.id, Todo.subject_id)
+        .where(Todo.queue == STOP_QUEUE)
+        .order_by(Todo.id)
+        .limit(STOP_BATCH)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if not todos:
+        return []
+    reasons = _refusals(session, {run_id for _, run_id in todos})
+    of_runs = sa.select(CampaignRun.campaign_id).where(among(session, CampaignRun.id, reasons))
+    found = session.scalars(
+        sa.select(Campaign).where(Campaign.id.in_(of_runs)).order_by(Campaign.id).with_for_update()
+    ).all()
+    newest = session.execute(
+        sa.select(CampaignRun.campaign_id, sa.func.max(CampaignRun.id))
+        .where(among(session, CampaignRun.id, reasons))
+        .group_by(CampaignRun.campaign_id)
+    )
+    runs: dict[int, int] = dict(newest.all())
+    stopped = [campaign for campaign in found if campaign.state in (RUNNING, APPROVED)]
+    for campaign in stopped:
+        campaign.state, campaign.updated_at = PAUSED, now
+        detail = {"why": reasons[runs[campaign.id]], "run": runs[campaign.id]}
+        audit.record(session, PROVIDER, "pause", "campaign", campaign.name, now, detail)
+    session.execute(sa.delete(Todo).where(among(session, Todo.id, (todo_id for todo_id, _ in todos))))
+    return [campaign.name for campaign in stopped]
+
+
+def _refusals(session: Session, run_ids: set[int]) -> dict[int, str]:
+    """What the provider said about each run: of the messages that were stopped, else of those that failed."""
+    stopped = sa.func.max(sa.case((Message.state == SKIPPED, Message.reason)))
+    failed = sa.func.max(sa.case((Message.state == FAILED, Message.reason)))
+    rows = session.execute(
+        sa.select(Message.source_id, sa.func.coalesce(stopped, failed))
+        .where(
+            Message.source_kind == "run",
+            among(session, Message.source_id, run_ids),
+            sa.or_(
+                sa.and_(Message.state == SKIPPED, Message.reason.startswith("stopped: ")),
+                Message.state == FAILED,
+            ),
+        )
+        .group_by(Message.source_id)
+    )
+    said = {run_id: reason.removeprefix("stopped: ") for run_id, reason in rows if reason}
+    return {run_id: said.get(run_id, "a provider refused its template") for run_id in run_ids}
 
 
 def resume(session: Session, campaign: Campaign, by: str, now: datetime) -> None:

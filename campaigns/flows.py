@@ -28,10 +28,17 @@ def run_campaign(name: str, now: datetime | None = None) -> dict[str, Any]:
 
 @flow(name="due-campaigns", retries=1, retry_delay_seconds=60)
 def due_campaigns() -> dict[str, dict[str, Any]]:
-    """Run every approved campaign that is due. One that is refused does not keep the others waiting."""
+    """Run every approved campaign that is due. One that is refused does not keep the others waiting.
+
+    Those whose template a provider refused are paused first, and so are not taken up again.
+    """
     settings = core_settings.load()
     database = Database(settings.url)
     now = clock(settings)
+    with database.write() as session:
+        stopped = campaigns.stop_refused(session, now)
+    if stopped:
+        get_run_logger().warning("Paused, as a provider refused their template: %s", ", ".join(stopped))
     with database.read() as session:
         names = campaigns.due(session, now)
     done: dict[str, dict[str, Any]] = {}

@@ -89,7 +89,7 @@ def _money(
 
 
 def costs_by_arm(session: Session, campaign: Campaign, spec: CampaignSpec) -> dict[str, Cost]:
-    """What each variant cost so far: messages sent, coupons redeemed, points granted, its share of the fixed."""
+    """What each variant cost so far: messages, redeemed coupons, granted points, its share of the fixed."""
     sent: dict[str, dict[str, int]] = {}
     query = (
         sa.select(Decision.arm, Message.channel, sa.func.count())

@@ -25,6 +25,7 @@ from campaigns.models import Campaign, CampaignRun, Decision
 from campaigns.plan import Ready
 from campaigns.spec import HOLDOUT, CampaignSpec
 from channels import consent, outbox
+from core.collector import paused
 from core.db import Database, bulk_insert
 from core.errors import Conflict
 from core.settings import Settings
@@ -62,8 +63,9 @@ def simulate(
         left = plan.limits(session, campaign, ready, 0, lock=False)
         for start in range(0, audience.num_rows, settings.batch_size):
             batch = audience.slice(start, settings.batch_size)
-            candidates = gather(session, ready.plan, spec, batch, now, lock=False)
-            decided, left = decide(candidates, ready.plan, left)
+            with paused():
+                candidates = gather(session, ready.plan, spec, batch, now, lock=False)
+                decided, left = decide(candidates, ready.plan, left)
             counts.add(decided, ready.offers)
             samples.append(decided)
     return Simulation(counts, _sample(samples))
@@ -108,17 +110,20 @@ def run(
         ready = plan.make_ready(session, campaigns.by_name(session, name), spec, started.as_of)
     ids = np.array(audience["member_id"])
     while True:
-        with database.write() as session:
+        with paused(), database.write() as session:
             current = session.get_one(CampaignRun, started.id, with_for_update=True)
             campaign = session.get_one(Campaign, current.campaign_id, with_for_update=True)
             if campaign.state != campaigns.RUNNING:
                 break
             place = int(np.searchsorted(ids, current.cursor, side="right"))
-            progress(place, len(ids))
-            if place >= len(ids):
+            done = min(place + settings.batch_size, len(ids))
+            if place < len(ids):
+                _write_batch(session, campaign, current, ready, audience.slice(place, settings.batch_size))
+            if done == len(ids):
                 _finish(campaign, current, now)
-                break
-            _write_batch(session, campaign, current, ready, audience.slice(place, settings.batch_size))
+        progress(done, len(ids))  # outside the transaction: whoever listens may write too
+        if done == len(ids):
+            break
     with database.read() as session:
         return Counts(**session.get_one(CampaignRun, started.id).counts)
 

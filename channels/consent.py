@@ -118,7 +118,9 @@ def _check(channel: str, purpose: str) -> None:
 def _upsert_newest(session: Session, rows: list[ConsentChange]) -> None:
     table = table_of(Consent)
     if is_postgres(session):
-        arrays = [sa.bindparam(f"a_{name}", type_=ARRAY(table.c[name].type)) for name in ConsentChange._fields]
+        arrays = [
+            sa.bindparam(f"a_{name}", type_=ARRAY(table.c[name].type)) for name in ConsentChange._fields
+        ]
         source = sa.func.unnest(*arrays).table_valued(*ConsentChange._fields, name="v").render_derived()
         insert: Any = postgresql.insert(table).from_select(ConsentChange._fields, sa.select(*source.c))
         values: Any = {f"a_{name}": [getattr(row, name) for row in rows] for name in ConsentChange._fields}

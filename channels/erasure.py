@@ -39,4 +39,6 @@ def forget(session: Session, member: Member, now: datetime) -> None:
         .where(Message.member_id == member.id, Message.state == QUEUED)
         .values(state=SKIPPED, reason=ERASED, settled_at=now)
     )
-    mark_touches(session, session.scalars(sa.select(Message.created_at).where(Message.member_id == member.id)))
+    mark_touches(
+        session, session.scalars(sa.select(Message.created_at).where(Message.member_id == member.id))
+    )

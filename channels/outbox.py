@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from channels.models import Account, Message, MessageEvent
 from channels.sql import table_of
 from core.contacts import CHANNELS
-from core.db import among, bulk_insert
+from core.db import among, bulk_count, bulk_insert
 from core.errors import InvalidInput
 
 QUEUED, LEASED, SENT, DELIVERED = "queued", "leased", "sent", "delivered"
@@ -83,7 +83,7 @@ def enqueue(session: Session, rows: Iterable[OutboxRow]) -> int:
     """Queue messages; the number that were new. Made for batches of up to 50,000."""
     queued = (row + _NEW for row in rows)
     table = table_of(Message)
-    return len(bulk_insert(session, table, _COLUMNS, queued, conflict=("dedupe_key",), returning=("id",)))
+    return bulk_count(session, table, _COLUMNS, queued, conflict=("dedupe_key",))
 
 
 def cancel(session: Session, source_kind: str, source_id: int, reason: str, now: datetime) -> int:

@@ -1,5 +1,4 @@
-"""Small pieces of SQL that the package's modules share: updates by arrays, and the warehouse's marks.
-"""
+"""Small pieces of SQL that the package's modules share: updates by arrays, and the warehouse's marks."""
 
 from __future__ import annotations
 

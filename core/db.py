@@ -12,8 +12,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects.postgresql import JSONB
@@ -25,6 +27,12 @@ from core import crypto
 from core.errors import InvalidInput
 
 SQLITE_MAX_VARIABLES = 32_000
+CONVERTED_ROWS = 5_000
+"""Rows that :func:`bulk_insert` makes ready for the driver at a time."""
+# What json.dumps refuses is refused here too, and not written in orjson's own way.
+_PLAIN_JSON = (
+    orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 Row = tuple[Any, ...]
 
 
@@ -155,9 +163,9 @@ def lock_rows(session: Session, table: sa.FromClause, ids: Sequence[int]) -> Non
         )
 
 
-def among(session: Session, column: Any, values: Iterable[int | str]) -> sa.ColumnElement[bool]:
+def among(session: Session, column: Any, values: Iterable[int | str | None]) -> sa.ColumnElement[bool]:
     """``column IN values`` as one parameter: 50,000 ids neither meet SQLite's limit of variables
-    nor make a statement text per length."""
+    nor make a statement text per length. None among the values matches nothing."""
     found = list(values)
     if session.get_bind().dialect.name == "postgresql":
         kind = sa.BigInteger if isinstance(column.type, sa.Integer) else sa.Text
@@ -179,25 +187,96 @@ def bulk_insert(
 ) -> list[Row]:
     """Insert many rows at the driver's speed; rows that break the unique key are left out.
 
-    ``rows`` are tuples in the order of ``columns``. ``conflict`` names the columns of the unique
-    key whose repetition means "already there" (None: a repetition is an error; an empty sequence:
-    any unique key). Answers the ``returning`` columns of the rows that were **new** (with none
-    named: one empty tuple a new row on demand is not built; the answer is empty).
+    ``rows`` are tuples in the order of ``columns``; they are taken thousands at a time before any is
+    written. ``conflict`` names the columns of the unique key whose repetition means "already there"
+    (None: a repetition is an error; an empty sequence: any unique key). Answers the ``returning``
+    columns of the rows that were **new** (nothing where none are named; how many there were:
+    :func:`bulk_count`).
 
     PostgreSQL: COPY into a staging table, then one INSERT … SELECT … ON CONFLICT DO NOTHING.
     SQLite: ``executemany``, or multi-row INSERTs where the new rows are asked for.
     """
+    return _bulk(session, table, columns, rows, conflict, returning)[0]
+
+
+def bulk_count(
+    session: Session,
+    table: sa.FromClause,
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    *,
+    conflict: Sequence[str] | None = None,
+) -> int:
+    """:func:`bulk_insert` where only the number of new rows is wanted, which costs half of listing them."""
+    return _bulk(session, table, columns, rows, conflict, ())[1]
+
+
+def _bulk(
+    session: Session,
+    table: sa.FromClause,
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    conflict: Sequence[str] | None,
+    returning: Sequence[str],
+) -> tuple[list[Row], int]:
     assert isinstance(table, sa.Table)
     connection = session.connection()
-    bind = _binders(table, columns, connection.dialect)
-    data = (tuple(f(v) if f is not None else v for f, v in zip(bind, row, strict=True)) for row in rows)
-    if connection.dialect.name == "postgresql":
-        return _insert_postgres(connection, table, columns, data, conflict, returning)
-    return _insert_sqlite(connection, table, columns, data, conflict, returning)
+    data = _ready(table, columns, rows, connection.dialect)
+    insert = _insert_postgres if connection.dialect.name == "postgresql" else _insert_sqlite
+    return insert(connection, table, columns, data, conflict, returning)
 
 
-def _binders(table: sa.Table, columns: Sequence[str], dialect: Dialect) -> list[Callable[[Any], Any] | None]:
-    return [table.c[name].type.dialect_impl(dialect).bind_processor(dialect) for name in columns]
+def _ready(table: sa.Table, columns: Sequence[str], rows: Iterable[Row], dialect: Dialect) -> Iterator[Row]:
+    """The rows as the driver takes them, converted a column at a time."""
+    converters = [(place, _converter(table.c[name].type, dialect)) for place, name in enumerate(columns)]
+    iterator = iter(rows)
+    while chunk := list(itertools.islice(iterator, CONVERTED_ROWS)):
+        values: list[Sequence[Any]] = list(zip(*chunk, strict=True))
+        if len(values) != len(columns):
+            raise ValueError(
+                f"A row has {len(values)} values for the {len(columns)} columns of {table.name}."
+            )
+        for place, convert in converters:
+            if convert is not None:
+                values[place] = convert(values[place])
+        yield from zip(*values, strict=True)
+
+
+def _converter(
+    kind: sa.types.TypeEngine[Any], dialect: Dialect
+) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
+    implementation = kind.dialect_impl(dialect)
+    if isinstance(implementation, UTCDateTime):
+        return partial(_each_once, partial(_time_text, offset=dialect.name == "postgresql"))
+    if isinstance(implementation, sa.JSON):
+        return partial(_each_once, _json_text)
+    process = implementation.bind_processor(dialect)
+    return None if process is None else lambda values: [process(value) for value in values]
+
+
+def _each_once(convert: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
+    """Every value converted, the same object once: a batch repeats its ``now`` and its settings."""
+    converted = {key: convert(value) for key, value in {id(value): value for value in values}.items()}
+    return [converted[id(value)] for value in values]
+
+
+def _time_text(value: datetime | None, *, offset: bool) -> str | None:
+    """What :class:`UTCDateTime` stores, as text."""
+    if value is None:
+        return None
+    if value.tzinfo is None:
+        raise InvalidInput(f"The time {value.isoformat()} has no zone; give an aware datetime.")
+    text = value.astimezone(UTC).isoformat(" ", "microseconds")
+    return text if offset else text[: -len("+00:00")]
+
+
+def _json_text(value: Any) -> str | None:
+    if value is None:
+        return None
+    try:
+        return orjson.dumps(value, option=_PLAIN_JSON).decode()
+    except TypeError:  # integers beyond 64 bits, keys that are no texts, lone surrogates
+        return json.dumps(value)
 
 
 def _conflict_clause(conflict: Sequence[str] | None) -> str:
@@ -214,7 +293,7 @@ def _insert_postgres(
     rows: Iterable[Row],
     conflict: Sequence[str] | None,
     returning: Sequence[str],
-) -> list[Row]:
+) -> tuple[list[Row], int]:
     names = ", ".join(f'"{name}"' for name in columns)
     cursor = connection.connection.cursor()
     try:
@@ -229,11 +308,11 @@ def _insert_postgres(
             for row in rows:
                 copy.write_row(row)
         if target == f'"{table.name}"':
-            return []
+            return [], cursor.rowcount
         back = f" RETURNING {', '.join(returning)}" if returning else ""
         tail = f"{_conflict_clause(conflict)}{back}"
         cursor.execute(f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {target}{tail}')
-        return list(cursor.fetchall()) if returning else []
+        return list(cursor.fetchall()) if returning else [], cursor.rowcount
     finally:
         cursor.close()
 
@@ -245,7 +324,7 @@ def _insert_sqlite(
     rows: Iterable[Row],
     conflict: Sequence[str] | None,
     returning: Sequence[str],
-) -> list[Row]:
+) -> tuple[list[Row], int]:
     head = f'INSERT INTO "{table.name}" ({", ".join(f"{chr(34)}{c}{chr(34)}" for c in columns)}) VALUES '
     group = f"({', '.join('?' * len(columns))})"
     tail = _conflict_clause(conflict)
@@ -253,15 +332,15 @@ def _insert_sqlite(
     try:
         if not returning:
             cursor.executemany(head + group + tail, rows)  # type: ignore[arg-type]
-            return []
+            return [], cursor.rowcount
         tail += f" RETURNING {', '.join(returning)}"
         found: list[Row] = []
         iterator = iter(rows)
         size = SQLITE_MAX_VARIABLES // len(columns)
         while chunk := list(itertools.islice(iterator, size)):
             sql = head + ", ".join([group] * len(chunk)) + tail
-            cursor.execute(sql, [value for row in chunk for value in row])
+            cursor.execute(sql, list(itertools.chain.from_iterable(chunk)))
             found.extend(cursor.fetchall())
-        return found
+        return found, len(found)
     finally:
         cursor.close()

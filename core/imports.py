@@ -17,12 +17,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import facts
+from core.collector import paused
 from core.contacts import blind_index
-from core.db import Base, Database, bulk_insert
+from core.db import Base, Database, among, bulk_insert
 from core.errors import InvalidInput
 from core.members import ERASED
 from core.models import Event, Member, Order, OrderLine, Product, Todo
-from core.rows import PARSERS, EventRow, LineRow, MemberRow, ProductRow, Raw, Shop, fingerprint
+from core.rows import PARSERS, EventRow, LineRow, MemberRow, ProductRow, Raw, Shop, lines_fingerprint
 from core.settings import Settings
 from core.warehouse.replica import mark
 
@@ -123,7 +124,7 @@ def load_rows(
     for chunk in _chunks(kind, rows, shop):
         report = Report(rejected=len(chunk.rejects))
         try:
-            with database.write() as session:
+            with paused(), database.write() as session:
                 report.add(write(session, [parsed for _, parsed in chunk.parsed], source, now, consents))
                 if dry_run:
                     raise _DryRun
@@ -164,12 +165,13 @@ def _chunks(kind: str, rows: Iterable[Numbered], shop: Shop) -> Iterator[_Chunk]
     while group := list(islice(iterator, 1)):
         chunk = _Chunk()
         size = 0
-        for parsed, rejects in chain(group, iterator):
-            chunk.parsed.extend(parsed)
-            chunk.rejects.extend(rejects)
-            size += len(parsed) + len(rejects)
-            if size >= CHUNK_ROWS:
-                break
+        with paused():
+            for parsed, rejects in chain(group, iterator):
+                chunk.parsed.extend(parsed)
+                chunk.rejects.extend(rejects)
+                size += len(parsed) + len(rejects)
+                if size >= CHUNK_ROWS:
+                    break
         yield chunk
 
 
@@ -223,7 +225,7 @@ def _whole_order(group: list[tuple[Numbered, LineRow | str]]) -> _Group:
         elif (line.member_id, line.ordered_at) != (head.member_id, head.ordered_at):
             problems[item.line] = f"order “{line.external_id}” has another member or time on its first line."
     if not problems:
-        return [(item, line) for item, line in group], []
+        return group, []
     bad = min(problems)
     rest = f"line {bad} of the same order was refused; an order is loaded whole or not at all."
     return [], [Reject(item.line, problems.get(item.line, rest), item.row) for item, _ in group]
@@ -236,7 +238,7 @@ def _existing(
     table = model.__table__
     found = session.execute(
         sa.select(table.c[key], table.c.id, table.c.fingerprint).where(
-            table.c.source == source, table.c[key].in_(list(ids))
+            table.c.source == source, among(session, table.c[key], ids)
         )
     )
     return {external: (row_id, mark_) for external, row_id, mark_ in found}
@@ -314,13 +316,15 @@ def member_ids(session: Session, source: str, external_ids: Iterable[str], now: 
     """Ids of members by external id; who is not known yet becomes a member with an id and nothing else."""
     wanted = set(external_ids)
     query = sa.select(Member.external_id, Member.id).where(Member.source == source)
-    found: dict[str, int] = dict(session.execute(query.where(Member.external_id.in_(wanted))).all())
+    found: dict[str, int] = dict(
+        session.execute(query.where(among(session, Member.external_id, wanted))).all()
+    )
     missing = sorted(wanted - found.keys())
     if missing:
         columns = ("source", "external_id", "tags", "attributes", "fingerprint", "created_at", "updated_at")
         bare: list[tuple[Any, ...]] = [(source, external_id, [], {}, "", now, now) for external_id in missing]
         bulk_insert(session, Member.__table__, columns, bare, conflict=["source", "external_id"])
-        found |= dict(session.execute(query.where(Member.external_id.in_(missing))).all())
+        found |= dict(session.execute(query.where(among(session, Member.external_id, missing))).all())
         mark(session, facts.MEMBERS, [None])
     return found
 
@@ -345,9 +349,7 @@ class _OrderGroup:
             "refunded_minor": sum(gone),
             "coupon_code": next((line.coupon_code for line in self.lines if line.coupon_code), None),
             "channel": head.channel,
-            "fingerprint": fingerprint(
-                [[getattr(line, name) for name in LineRow.__slots__] for line in self.lines]
-            ),
+            "fingerprint": lines_fingerprint(self.lines),
             "updated_at": now,
         }
 
@@ -397,9 +399,11 @@ def _write_orders(
             changed.append({**row, "id": row_id})
     ids = _insert_orders(session, new)
     before, named_before = _update_orders(session, changed)
-    months = {row["ordered_at"] for row in (*new, *changed)} | before
+    months = _one_a_month({row["ordered_at"] for row in (*new, *changed)} | before)
     ids |= {row["external_id"]: row["id"] for row in changed}
-    with_code = {ids[row["external_id"]] for row in (*new, *changed) if row["coupon_code"]} | named_before
+    named = (row["external_id"] for row in (*new, *changed) if row["coupon_code"])
+    # An order that another import stored meanwhile has no id here: that import leaves its to-do.
+    with_code = {ids[external_id] for external_id in named if external_id in ids} | named_before
     lines = (
         row
         for external_id, order_id in ids.items()
@@ -422,6 +426,11 @@ def _write_orders(
     return Report(inserted=written - updated, updated=updated, unchanged=len(records) - written)
 
 
+def _one_a_month(times: Iterable[datetime]) -> list[datetime]:
+    """A time of each month among ``times`` (in UTC): all that a mark needs."""
+    return list({(at.year, at.month): at for at in times}.values())
+
+
 def _insert_orders(session: Session, new: list[dict[str, Any]]) -> dict[str, int]:
     if not new:
         return {}
@@ -439,7 +448,7 @@ def _insert_orders(session: Session, new: list[dict[str, Any]]) -> dict[str, int
 
 
 def _update_orders(session: Session, changed: list[dict[str, Any]]) -> tuple[set[datetime], set[int]]:
-    """Update orders and clear their lines. Answers their times before, and the ids that named a code before."""
+    """Update orders and clear their lines. Answers their old times, and the ids that named a code before."""
     if not changed:
         return set(), set()
     ids = [row["id"] for row in changed]

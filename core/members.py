@@ -61,9 +61,7 @@ class Eraser(Protocol):
     def __call__(self, session: Session, member: Member, now: datetime, /) -> None: ...
 
 
-def erase(
-    session: Session, member_id: int, by: str, now: datetime, erasers: Iterable[Eraser] = ()
-) -> None:
+def erase(session: Session, member_id: int, by: str, now: datetime, erasers: Iterable[Eraser] = ()) -> None:
     """Erase a person: details go at once, facts leave the warehouse with its next sync.
 
     Orders, coupons and points stay in the books under the bare id, as tax law asks; nothing that

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import audit
-from core.db import bulk_insert, lock_rows
+from core.db import among, bulk_count, lock_rows
 from core.errors import Conflict, InvalidInput
 from core.models import Member
 from loyalty import codes
@@ -38,7 +38,6 @@ from loyalty.batches import (
 from loyalty.models import Coupon, CouponBatch
 from loyalty.redemptions import Redeemed, Refused, redeem, rollback, unknown
 from loyalty.requests import claim, fingerprint, remember
-from loyalty.sets import among
 
 __all__ = [
     "EXPIRED",
@@ -130,7 +129,9 @@ def issue_detailed(
         lock_rows(session, Member.__table__, sorted({m for m in wanted.values() if m is not None}))
     if batch.total_limit is not None:
         _lock_batch(session, batch.id)
-    found = _codes_of(session, batch, wanted)
+    limited = batch.per_member_limit is not None or batch.total_limit is not None
+    # Without a limit nothing hangs on which keys are known: the insert finds out, and mostly none is.
+    found = _codes_of(session, batch, wanted) if limited else {}
     fresh = [(member, key) for key, member in wanted.items() if key not in found]
     refused: dict[str, str] = {}
     if batch.per_member_limit is not None:
@@ -138,10 +139,9 @@ def issue_detailed(
     if batch.total_limit is not None:
         fresh = _within_total_limit(session, batch, fresh, refused)
     if fresh:
-        new = _insert(session, batch, fresh, now)
-        found.update(new)
-        if len(new) < len(fresh):  # another transaction took these keys meanwhile: its codes are theirs
-            found = _codes_of(session, batch, wanted)
+        made = _insert(session, batch, fresh, now)
+        # Keys that were there, or that another transaction took meanwhile, keep the codes they have.
+        found = _codes_of(session, batch, wanted) if made is None else {**found, **made}
     return Issued(found, refused)
 
 
@@ -262,10 +262,11 @@ def _reserve(session: Session, batch_id: int, number: int) -> bool:
 
 def _insert(
     session: Session, batch: CouponBatch, fresh: Sequence[tuple[int | None, str]], now: datetime
-) -> dict[str, str]:
+) -> dict[str, str] | None:
+    """Make the codes. Answers them by issue key, or None where some of the keys had codes already."""
     until = validity_end(batch.ends_at, batch.valid_days, batch.starts_at, now)
     made = codes.generate(batch.prefix, batch.random_chars, len(fresh))
-    new = bulk_insert(
+    new = bulk_count(
         session,
         Coupon.__table__,
         _COUPON_COLUMNS,
@@ -274,9 +275,10 @@ def _insert(
             for code, (member, key) in zip(made, fresh, strict=True)
         ),
         conflict=["issue_key"],
-        returning=["issue_key", "code"],
     )
-    return dict(new)
+    if new < len(fresh):
+        return None
+    return {key: code for code, (_, key) in zip(made, fresh, strict=True)}
 
 
 def expire(session: Session, now: datetime, limit: int) -> int:

@@ -18,13 +18,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import audit
-from core.db import bulk_insert
+from core.db import among, bulk_insert
 from core.errors import InvalidInput
 from core.models import Order, Preference, Todo
 from loyalty import ledger
 from loyalty.lots import DEBT, EARN, EXPIRE, REVOKE, Change, add_months, earned, refund_due
 from loyalty.models import PointsEntry, PointsLot
-from loyalty.sets import among
 
 PREFERENCE = "loyalty.earn"
 QUEUE = "loyalty.orders"

@@ -1,7 +1,8 @@
-"""Prefect flows of loyalty: points for new orders, expiry, and the nightly check of the ledger."""
+"""Prefect flows of loyalty: points and coupons of new orders, expiry, and the nightly check of the ledger."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 
 from prefect import flow
@@ -10,24 +11,29 @@ from prefect.logging import get_run_logger
 from core import settings as core_settings
 from core.db import Database
 from core.times import now as clock
-from loyalty import coupons, earning, points
+from loyalty import coupons, earning, points, settlement
 
 BATCH = 2000
 
 
 @flow(name="accrue-points", retries=2, retry_delay_seconds=30)
 def accrue_points() -> dict[str, int]:
-    """Earn on the orders that arrived since the last run, and take back on refunds."""
+    """Work off the orders that arrived since the last run: points earned and taken back, coupons settled."""
     settings = core_settings.load()
     database = Database(settings.url)
     total: dict[str, int] = {}
     while True:
+        # A transaction each: the one locks members, the other codes, and neither waits for the other.
         with database.write() as session:
-            done = asdict(earning.accrue_orders(session, earning.load_rule(session), clock(settings), BATCH))
+            done = Counter(
+                asdict(earning.accrue_orders(session, earning.load_rule(session), clock(settings), BATCH))
+            )
+        with database.write() as session:
+            done.update(asdict(settlement.settle_orders(session, clock(settings), BATCH)))
         for name, number in done.items():
             total[name] = total.get(name, 0) + number
         if not any(done.values()):
-            get_run_logger().info("Accrued: %s", total)
+            get_run_logger().info("Accrued and settled: %s", total)
             return total
 
 

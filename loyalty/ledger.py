@@ -13,12 +13,11 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import bulk_insert, lock_rows
+from core.db import among, bulk_insert, lock_rows
 from core.models import Member
 from core.warehouse.replica import mark
 from loyalty.lots import CREATION, Change, Holding, Lot
 from loyalty.models import PointsEntry, PointsLot
-from loyalty.sets import among
 
 POINTS = "points"
 """Name of the fact table of the warehouse."""

@@ -75,6 +75,7 @@ class Redemption(Base):
         ),
         sa.UniqueConstraint("idempotency_key"),
         sa.Index("ix_redemptions_member_id", "member_id"),
+        sa.Index("ix_redemptions_order_ref", "order_ref"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

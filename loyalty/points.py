@@ -16,13 +16,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import bulk_insert
+from core.db import among, bulk_insert
 from core.errors import Conflict, InvalidInput, NotFound
 from loyalty import ledger, requests
 from loyalty.earning import EarnRule, load_rule
 from loyalty.lots import CREATION, EXPIRE, GRANT, REFUND, SPEND, Change
 from loyalty.models import PointsEntry, PointsLot
-from loyalty.sets import among
 
 MAX_GRANTS = 50_000
 MAX_POINTS = 10**9
@@ -103,8 +102,9 @@ def grant_many(
         raise InvalidInput(f"A grant has 1 to {MAX_POINTS} points.", "points")
     expires_at = (rule or load_rule(session)).expiry(now)
     ledger.lock_members(session, (member_id for member_id, _, _ in rows))
+    snapshot: dict[str, Any] = {}
     lots: Iterator[tuple[Any, ...]] = (
-        (member_id, points, points, now, expires_at, source_kind, source_id, {}, now)
+        (member_id, points, points, now, expires_at, source_kind, source_id, snapshot, now)
         for member_id, points, source_id in rows
     )
     new = bulk_insert(

@@ -96,8 +96,8 @@ def redeem(
         return before
     if coupon is None:
         raise unknown(code)
-    _check_usable(coupon, now)
-    _check_basket(coupon, basket_minor, currency)
+    check_usable(coupon, now)
+    check_basket(coupon, basket_minor, currency)
     member_id = _redeemer(session, coupon, member_external_id)
     off = benefits.discount(coupon.benefit, basket_minor)
     values = {
@@ -132,7 +132,12 @@ def unknown(code: str) -> NotFound:
 
 def _lock_coupon(session: Session, code: str) -> sa.Row[Any] | None:
     """The code with its batch, its row locked: nothing that decides is read before."""
-    return session.execute(
+    return session.execute(locked_coupons().where(Coupon.code == code)).one_or_none()
+
+
+def locked_coupons() -> sa.Select[*tuple[Any, ...]]:
+    """Codes with what decides about them, their rows locked in id order when it is run."""
+    return (
         sa.select(
             Coupon.id,
             Coupon.code,
@@ -147,9 +152,9 @@ def _lock_coupon(session: Session, code: str) -> sa.Row[Any] | None:
             CouponBatch.archived_at,
         )
         .join(CouponBatch, CouponBatch.id == Coupon.batch_id)
-        .where(Coupon.code == code)
+        .order_by(Coupon.id)
         .with_for_update(of=Coupon, key_share=True)
-    ).one_or_none()
+    )
 
 
 def _repeated(session: Session, where: sa.ColumnElement[bool], key: str, digest: str) -> Redeemed | None:
@@ -183,7 +188,8 @@ def _answer(found: Redemption, code: str, batch: str, rolled_back_at: datetime |
     )
 
 
-def _check_usable(coupon: sa.Row[Any], now: datetime) -> None:
+def check_usable(coupon: Any, now: datetime) -> None:
+    """Raises :class:`Refused` for a row of :func:`locked_coupons` that may not be used at ``now``."""
     code = coupon.code
     state = current_state(coupon.state, coupon.valid_until, now)
     if state == REDEEMED:
@@ -200,7 +206,8 @@ def _check_usable(coupon: sa.Row[Any], now: datetime) -> None:
         )
 
 
-def _check_basket(coupon: sa.Row[Any], basket_minor: int, currency: str) -> None:
+def check_basket(coupon: Any, basket_minor: int, currency: str) -> None:
+    """Raises :class:`Refused` for a basket that the batch is not for."""
     if currency != coupon.currency:
         raise Refused(
             "wrong_currency", f"The code {coupon.code} is for {coupon.currency}; the basket is in {currency}."

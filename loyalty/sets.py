@@ -1,24 +1,13 @@
-"""Two small pieces of SQL that both databases spell differently."""
+"""A small piece of SQL that both databases spell differently."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
-
-
-def among(session: Session, column: Any, values: Iterable[int | str]) -> sa.ColumnElement[bool]:
-    """``column IN values`` as one parameter, however many values there are."""
-    found = list(values)
-    if session.get_bind().dialect.name == "postgresql":
-        kind = sa.BigInteger if isinstance(column.type, sa.Integer) else sa.Text
-        return column == sa.any_(sa.cast(found, postgresql.ARRAY(kind)))  # type: ignore[no-any-return]
-    each = sa.func.json_each(json.dumps(found)).table_valued("value")
-    return column.in_(sa.select(each.c.value))  # type: ignore[no-any-return]
 
 
 def insert_new(

@@ -6,7 +6,6 @@ is one aggregate with a FILTER in that table's CTE, joined to the members.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -44,6 +43,8 @@ from segments.rules import (
 )
 
 MAX_SEGMENT_DEPTH = 8
+MAX_CONDITIONS = 1000
+"""Conditions of a rule together with those of the segments it refers to: each is copied where it is named."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class _Scope:
     tables: dict[str, exp.Expr] = field(default_factory=dict)
     extras: set[str] = field(default_factory=set)
     open_segments: tuple[str, ...] = ()
+    conditions: int = 0
 
 
 def compile_rule(
@@ -113,8 +115,10 @@ def _points(moment: Moment) -> exp.Select:
 
 def _consents(_moment: Moment) -> exp.Select:
     def granted(channel: str) -> exp.Expr:
-        wanted = exp.column("channel").eq(exp.Literal.string(channel)).and_(exp.column("granted"))
-        return exp.alias_(exp.func("bool_or", wanted, dialect="duckdb"), channel)
+        # FILTER, so that an answer about one channel does not make the others' known.
+        own = exp.Where(this=exp.column("channel").eq(exp.Literal.string(channel)))
+        answer = exp.func("bool_or", exp.column("granted"), dialect="duckdb")
+        return exp.alias_(exp.Filter(this=answer, expression=own), channel)
 
     return (
         exp.select("member_id", *(granted(channel) for channel in ("email", "sms", "wechat")))
@@ -148,6 +152,12 @@ def _condition(node: Node, scope: _Scope) -> exp.Expr:
         return exp.or_(*(_condition(child, scope) for child in node.nodes))
     if isinstance(node, Not):
         return exp.not_(exp.paren(_condition(node.node, scope)))
+    scope.conditions += 1
+    if scope.conditions > MAX_CONDITIONS:
+        raise InvalidInput(
+            f"segment: with the segments it refers to, the rule has more than {MAX_CONDITIONS} conditions.",
+            "segment",
+        )
     if isinstance(node, FieldIs):
         return _field(node, scope)
     if isinstance(node, EventIs):
@@ -235,11 +245,16 @@ def _compare(this: exp.Expr, op: str, value: Any, kind: str | None, moment: Mome
         return _sure(exp.or_(*(_has_tag(this, tag) for tag in value)))
     if kind == DATE:
         return _compare_date(this, op, value, moment)
-    if kind is None and (
-        isinstance(value, float) or (isinstance(value, tuple) and isinstance(value[0], float))
-    ):
-        this = exp.TryCast(this=this, to=exp.DataType.build("double"))
+    if kind is None and isinstance(value[0] if isinstance(value, tuple) else value, float):
+        this = _number(this)
     return _sure(_plain(this, op, value))
+
+
+def _number(this: exp.Expr) -> exp.Expr:
+    """A text that looks like a finite number as one; “nan”, which is above every number, is none."""
+    cast = exp.TryCast(this=this, to=exp.DataType.build("double"))
+    finite = exp.Between(this=cast, low=exp.Literal.number("-1e300"), high=exp.Literal.number("1e300"))
+    return exp.Case(ifs=[exp.If(this=finite, true=cast.copy())])
 
 
 def _plain(this: exp.Expr, op: str, value: Any) -> exp.Expr:
@@ -257,17 +272,9 @@ def _plain(this: exp.Expr, op: str, value: Any) -> exp.Expr:
 
 
 def _has_tag(this: exp.Expr, tag: str) -> exp.Expr:
-    # Tags lie as a JSON list of texts; a quoted tag can only be found as a whole one.
-    needles = {json.dumps(tag), json.dumps(tag, ensure_ascii=False)}
-    return exp.or_(
-        *(
-            exp.GT(
-                this=exp.StrPosition(this=this.copy(), substr=exp.Literal.string(n)),
-                expression=exp.Literal.number(0),
-            )
-            for n in sorted(needles)
-        )
-    )
+    # Tags lie as the text of a JSON list; read as one, as its quotes and escapes differ by database.
+    listed = exp.cast(exp.cast(this.copy(), "json", dialect="duckdb"), "text[]", dialect="duckdb")
+    return exp.ArrayContains(this=listed, expression=exp.Literal.string(tag))
 
 
 def _local_date(this: exp.Expr, moment: Moment) -> exp.Expr:
@@ -315,15 +322,14 @@ def _event(node: EventIs, scope: _Scope) -> exp.Expr:
     )
     alias = "e_lines" if lines else f"e_{source.table}" if source else "e_events"
     scope.tables.setdefault(alias, _source_table(alias, source))
-    conditions = [*_base_conditions(node, source, lines), *_window(node, source, scope.moment)]
+    conditions = [*_base_conditions(node, source, lines, scope.moment), *_window(node, source, scope.moment)]
     conditions += [_where(where, source, scope.moment) for where in node.where]
     name = f"a{sum(map(len, scope.aggregates.values()))}"
-    this = _aggregate(node, source, lines, scope.moment)
-    filtered = exp.Filter(this=this, expression=exp.Where(this=exp.and_(*conditions)))
+    filtered = exp.Filter(
+        this=_aggregate(node, source, lines), expression=exp.Where(this=exp.and_(*conditions))
+    )
     scope.aggregates.setdefault(alias, []).append(exp.alias_(filtered, name))
-    value: exp.Expr = exp.column(name, alias)
-    if node.aggregate in ("count", "sum", "distinct"):
-        value = exp.Coalesce(this=value, expressions=[exp.Literal.number(0)])
+    value = _result(exp.column(name, alias), node, source, scope.moment)
     return _sure(_plain(value, node.op, node.value))
 
 
@@ -348,14 +354,26 @@ def _source_table(alias: str, source: EventSource | None) -> exp.Expr:
     return joined.subquery("lines")
 
 
-def _base_conditions(node: EventIs, source: EventSource | None, lines: bool) -> list[exp.Expr]:
+def _base_conditions(
+    node: EventIs, source: EventSource | None, lines: bool, moment: Moment
+) -> list[exp.Expr]:
     if source is None:
         return [exp.column("kind").eq(exp.Literal.string(node.event))]
-    if lines:
-        return [exp.not_(exp.column("refunded"))]
     if source.table == "orders":
+        if any(where.property == "status" for where in node.where):
+            return []  # who names the status means it: cancelled orders can be asked for
+        if lines:
+            return [exp.not_(exp.column("refunded"))]
         return [exp.or_(exp.column("status").eq(exp.Literal.string("paid")), exp.column("net_minor") > 0)]
-    return [exp.not_(exp.Is(this=exp.column(source.time), expression=exp.null()))]
+    found: list[exp.Expr] = [exp.not_(exp.Is(this=exp.column(source.time), expression=exp.null()))]
+    if source.undone is not None:
+        undone = exp.column(source.undone)
+        found.append(
+            exp.or_(
+                exp.Is(this=undone, expression=exp.null()), undone.copy() >= _instant(moment.as_of, moment)
+            )
+        )
+    return found
 
 
 def _window(node: EventIs, source: EventSource | None, moment: Moment) -> list[exp.Expr]:
@@ -370,35 +388,48 @@ def _window(node: EventIs, source: EventSource | None, moment: Moment) -> list[e
     return found
 
 
-def _property(name: str, source: EventSource | None, moment: Moment) -> tuple[exp.Expr, str | None]:
+def _property(name: str, source: EventSource | None) -> tuple[exp.Expr, str | None]:
+    """A property as it is stored, and its type."""
     if source is None:
         return _json(exp.column("properties"), name), None
     kind, column = source.properties[name]
-    return (_major(exp.column(column), column, moment) if kind == NUMBER else exp.column(column)), kind
+    return exp.column(column), kind
 
 
 def _where(where: Where, source: EventSource | None, moment: Moment) -> exp.Expr:
-    this, kind = _property(where.property, source, moment)
+    this, kind = _property(where.property, source)
+    if kind == NUMBER:
+        this = _major(this, this.name, moment)
     return _compare(this, where.op, where.value, kind, moment)
 
 
-def _aggregate(node: EventIs, source: EventSource | None, lines: bool, moment: Moment) -> exp.Expr:
+_FUNCTIONS: dict[str, type[exp.AggFunc]] = {"sum": exp.Sum, "avg": exp.Avg, "min": exp.Min, "max": exp.Max}
+
+
+def _aggregate(node: EventIs, source: EventSource | None, lines: bool) -> exp.Expr:
     if node.aggregate == "count":
         # Lines tell which orders match, but orders are what is counted.
         return exp.Count(this=exp.Distinct(expressions=[exp.column("order_id")]) if lines else exp.Star())
     if node.aggregate == "days_since":
-        last = exp.Max(this=exp.column(source.time if source else "occurred_at"))
-        return exp.DateDiff(
-            this=_literal(moment.as_of), expression=_local_date(last, moment), unit=exp.var("DAY")
-        )
+        return exp.Max(this=exp.column(source.time if source else "occurred_at"))
     assert node.of is not None
-    this, kind = _property(node.of, source, moment)
+    this, kind = _property(node.of, source)
     if node.aggregate == "distinct":
         return exp.Count(this=exp.Distinct(expressions=[this]))
-    if kind is None:
-        this = exp.TryCast(this=this, to=exp.DataType.build("double"))
-    functions: dict[str, type[exp.AggFunc]] = {"sum": exp.Sum, "avg": exp.Avg, "min": exp.Min, "max": exp.Max}
-    return functions[node.aggregate](this=this)
+    return _FUNCTIONS[node.aggregate](this=_number(this) if kind is None else this)
+
+
+def _result(this: exp.Expr, node: EventIs, source: EventSource | None, moment: Moment) -> exp.Expr:
+    """What an aggregate is compared as. Money is added up in minor units: tenths would not add up to 1."""
+    if node.aggregate == "days_since":
+        return exp.DateDiff(
+            this=_literal(moment.as_of), expression=_local_date(this, moment), unit=exp.var("DAY")
+        )
+    if node.of is not None and source is not None and node.aggregate != "distinct":
+        this = _major(this, source.properties[node.of][1], moment)
+    if node.aggregate in ("count", "sum", "distinct"):
+        this = exp.Coalesce(this=this, expressions=[exp.Literal.number(0)])
+    return this
 
 
 __all__ = ["DATE", "FLAG", "TEXT", "Moment", "compile_rule", "depends_on"]

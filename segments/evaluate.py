@@ -19,11 +19,13 @@ from segments.scores import SNAPSHOT, SNAPSHOT_SCHEMA, latest_refresh, snapshot_
 
 Lookup = Callable[[str], Mapping[str, Any] | None]
 MAX_SAMPLE = 1000
+EVERYBODY = {"field": "member_id", "op": "is_set"}
+"""The rule of everybody who was there as of the moment."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """The answer of ``huiliu segments count --json``."""
+    """The answer of ``huiliu segments count --json``. ``total`` counts who was there as of the moment."""
 
     count: int
     total: int
@@ -35,11 +37,15 @@ class Count:
         return asdict(self)
 
 
+def live_rules(session: Session) -> dict[str, Mapping[str, Any]]:
+    """Rules of the live segments by name."""
+    query = sa.select(Segment.name, Segment.rule).where(Segment.archived_at.is_(None))
+    return dict(session.execute(query).all())
+
+
 def lookup(session: Session) -> Lookup:
     """Finds the rule of a live segment by name; reads them all once, as a rule may refer to many."""
-    query = sa.select(Segment.name, Segment.rule).where(Segment.archived_at.is_(None))
-    rules: dict[str, Mapping[str, Any]] = dict(session.execute(query).all())
-    return lambda name: rules.get(name)
+    return live_rules(session).get
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ class Evaluator:
                 SELECT external_id FROM members WHERE member_id IN (SELECT member_id FROM matched)
                 ORDER BY external_id LIMIT {wanted}
             )
-            SELECT (SELECT count(*) FROM matched) AS count, (SELECT count(*) FROM members) AS total,
+            SELECT (SELECT count(*) FROM matched) AS count,
+                   (SELECT count(*) FROM ({self.sql(EVERYBODY)})) AS total,
                    (SELECT list(external_id) FROM first) AS sample
         """
         row = self.run(text).to_pylist()[0]

@@ -2,15 +2,18 @@
 
 The first evaluation of a segment is its baseline: everybody found is in the snapshot, but
 nobody "enters", so that making a segment of a million members triggers no million journeys.
+Which segments a snapshot evaluated stands in its file, as a segment may have had no member.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -22,6 +25,8 @@ from segments.models import Refresh, Segment, SegmentChange
 from segments.scores import SNAPSHOT, SNAPSHOT_SCHEMA, snapshot_path
 
 MEMBERSHIPS = "memberships"
+EVALUATED = "segments"
+"""Key of the snapshot's metadata: the ids of the segments that were evaluated, joined by commas."""
 SCHEMA = pa.schema([("segment_id", pa.int64()), ("member_id", pa.int64()), ("since", pa.date32())])
 
 
@@ -60,6 +65,7 @@ def evaluate_all(
         for segment in segments:
             query = compile_rule(segment.rule, moment, rules.get).sql("duckdb")
             connection.execute(f"INSERT INTO found SELECT {int(segment.id)}, member_id FROM ({query})")
+        evaluated = ",".join(str(int(segment.id)) for segment in segments)
         with engine.replica.replacing(
             "snapshots", MEMBERSHIPS, f"{moment.as_of.isoformat()}.parquet"
         ) as temporary:
@@ -68,34 +74,48 @@ def evaluate_all(
                     SELECT n.segment_id, n.member_id, coalesce(b.since, {today}) AS since
                     FROM found AS n LEFT JOIN before AS b USING (segment_id, member_id)
                     ORDER BY n.segment_id, n.member_id
-                ) TO {engine.quoted(temporary)} (FORMAT parquet)"""
+                ) TO {engine.quoted(temporary)}
+                (FORMAT parquet, KV_METADATA {{{EVALUATED}: '{evaluated}'}})"""
             )
         counts = dict(connection.execute("SELECT segment_id, count(*) FROM found GROUP BY 1").fetchall())
-        known = {row[0] for row in connection.execute("SELECT DISTINCT segment_id FROM before").fetchall()}
+        known = _evaluated(engine, connection, previous)
         entries = connection.execute(
             "FROM found EXCEPT SELECT segment_id, member_id FROM before ORDER BY 1, 2"
         ).fetchall()
         exits = connection.execute(
             "SELECT segment_id, member_id FROM before EXCEPT FROM found ORDER BY 1, 2"
         ).fetchall()
-    return [_moves(segment, counts, segment.id in known, entries, exits) for segment in segments]
+    entered, left = _by_segment(entries), _by_segment(exits)
+    return [
+        Moves(
+            segment.id,
+            segment.name,
+            counts.get(segment.id, 0),
+            segment.id not in known,
+            entered[segment.id] if segment.id in known else [],
+            left[segment.id],
+        )
+        for segment in segments
+    ]
 
 
-def _moves(
-    segment: Segment,
-    counts: dict[int, int],
-    known: bool,
-    entries: list[tuple[Any, ...]],
-    exits: list[tuple[Any, ...]],
-) -> Moves:
-    return Moves(
-        segment.id,
-        segment.name,
-        counts.get(segment.id, 0),
-        not known,
-        [member for segment_id, member in entries if known and segment_id == segment.id],
-        [member for segment_id, member in exits if segment_id == segment.id],
-    )
+def _evaluated(engine: DuckEngine, connection: duckdb.DuckDBPyConnection, as_of: date | None) -> set[int]:
+    """Ids of the segments that the snapshot of a date evaluated, those without members included."""
+    path = snapshot_path(engine, MEMBERSHIPS, as_of)
+    if path is None:
+        return set()
+    rows = connection.execute(
+        f"SELECT decode(value) FROM parquet_kv_metadata({engine.quoted(path)}) "
+        f"WHERE decode(key) = '{EVALUATED}'"
+    ).fetchall()
+    return {int(number) for (text,) in rows for number in text.split(",") if number}
+
+
+def _by_segment(rows: list[tuple[Any, ...]]) -> defaultdict[int, list[int]]:
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for segment_id, member_id in rows:
+        found[segment_id].append(member_id)
+    return found
 
 
 def store(session: Session, as_of: date, moves: Sequence[Moves]) -> None:

@@ -20,12 +20,15 @@ from segments import settings
 MAX_DEPTH = 8
 MAX_LEAVES = 100
 MAX_VALUES = 1000
+MAX_WHERE = 20
 MAX_TEXT = 500
 
 TEXT, NUMBER, DATE, FLAG, TAGS = "text", "number", "date", "flag", "tags"
 _EQUAL = ("=", "!=")
 _ORDER = (">", ">=", "<", "<=", "between")
 _PRESENCE = ("is_set", "is_not_set")
+_WHOLE = ("=", "!=", "in", "not_in")
+"""Operators that compare a text as a whole."""
 OPERATORS: dict[str, tuple[str, ...]] = {
     TEXT: (*_EQUAL, "in", "not_in", "contains", "starts_with", *_PRESENCE),
     NUMBER: (*_EQUAL, *_ORDER, "in", "not_in", *_PRESENCE),
@@ -36,8 +39,8 @@ OPERATORS: dict[str, tuple[str, ...]] = {
 # An attribute's type is what its value looks like, so it takes the operators of texts and numbers.
 ATTRIBUTE_OPERATORS = tuple(dict.fromkeys((*OPERATORS[TEXT], *OPERATORS[NUMBER])))
 AGGREGATES = ("count", "sum", "avg", "min", "max", "distinct", "days_since")
-_NAME = re.compile(r"^[\w][\w.\- ]{0,79}$")
-_SPAN = re.compile(r"^([1-9]\d{0,4})d$")
+_NAME = re.compile(r"\w[\w.\- ]{0,79}")
+_SPAN = re.compile(r"([1-9][0-9]{0,4})d")
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def _fields() -> dict[str, Field]:
         Field("country", TEXT, "m.country", "Country", "国家"),
         Field("locale", TEXT, "m.locale", "Language", "语言"),
         Field("timezone", TEXT, "m.timezone", "Time zone", "时区"),
-        Field("registered_at", DATE, "m.registered_at", "Registered", "注册时间"),
+        Field("registered_at", DATE, "m.registered_at", "Registration date", "注册日期"),
         Field("has_email", FLAG, "m.has_email", "Has an e-mail address", "有邮箱"),
         Field("has_phone", FLAG, "m.has_phone", "Has a phone number", "有手机号"),
         Field("has_wechat", FLAG, "m.has_wechat", "Has WeChat", "有微信"),
@@ -114,8 +117,8 @@ class EventSource:
     zh: str
     properties: Mapping[str, tuple[str, str]]
     """property → (type, column)."""
-    having: tuple[str, str] | None = None
-    """(column, text) that rows must equal, or ``("column", "")`` for "is not null"."""
+    undone: str | None = None
+    """Column of the time from which on the event counts no more."""
 
 
 _MONEY = (NUMBER, "net_minor")
@@ -142,7 +145,12 @@ EVENTS: dict[str, EventSource] = {
     "message_opened": EventSource("touches", "opened_at", "Message opened", "打开消息", _TOUCH),
     "message_clicked": EventSource("touches", "clicked_at", "Message clicked", "点击消息", _TOUCH),
     "coupon_redeemed": EventSource(
-        "redemptions", "redeemed_at", "Coupon redeemed", "核销优惠券", {"amount": (NUMBER, "discount_minor")}
+        "redemptions",
+        "redeemed_at",
+        "Coupon redeemed",
+        "核销优惠券",
+        {"amount": (NUMBER, "discount_minor")},
+        undone="rolled_back_at",
     ),
     "points_changed": EventSource(
         "points", "at", "Points changed", "积分变动", {"delta": (NUMBER, "delta"), "kind": (TEXT, "kind")}
@@ -280,7 +288,7 @@ def _join(path: str, key: str) -> str:
 
 
 def _name(value: Any, path: str) -> str:
-    if not isinstance(value, str) or not _NAME.match(value):
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise _fail(path, f"{value!r} is not a name (letters, digits, . _ - and spaces, at most 80).")
     return value
 
@@ -301,7 +309,18 @@ def _field(rule: Mapping[str, Any], path: str) -> FieldIs:
     elif name not in FIELDS:
         raise _fail(place, f"there is no field “{name}”; there are {', '.join(FIELDS)} and attributes.….")
     op = _operator(rule, path, name, field_type(name))
-    return FieldIs(name, op, _value(rule, path, op, field_type(name)))
+    value = _value(rule, path, op, field_type(name))
+    if op in _WHOLE and name in FIELDS and FIELDS[name].choices:
+        _chosen(value, FIELDS[name].choices, name, _join(path, "value"))
+    return FieldIs(name, op, value)
+
+
+def _chosen(value: Any, choices: tuple[str, ...], name: str, place: str) -> None:
+    """A stage or a segment that does not exist matches nobody, silently: it is a typing error."""
+    for index, item in enumerate(value if isinstance(value, tuple) else (value,)):
+        if item not in choices:
+            at = f"{place}[{index}]" if isinstance(value, tuple) else place
+            raise _fail(at, f"“{item}” is no {name}; there are {', '.join(choices)}.")
 
 
 def _operator(rule: Mapping[str, Any], path: str, name: str, kind: str | None) -> str:
@@ -326,9 +345,12 @@ def _value(rule: Mapping[str, Any], path: str, op: str, kind: str | None) -> Any
     if op in ("in", "not_in", "matches_any"):
         if not isinstance(value, list) or not value or len(value) > MAX_VALUES:
             raise _fail(place, f"{op} needs a list of 1 to {MAX_VALUES} values.")
-        return tuple(
+        found = tuple(
             _scalar(item, f"{place}[{i}]", TEXT if kind == TAGS else kind) for i, item in enumerate(value)
         )
+        if len({type(item) for item in found}) > 1:
+            raise _fail(place, "the values are either all texts or all numbers.")
+        return found
     if op in ("in_last", "in_next", "anniversary_in"):
         return _days(value, place)
     if op == "between":
@@ -369,6 +391,10 @@ def _scalar(value: Any, place: str, kind: str | None) -> Any:
         return _date(value, place)
     if len(value) > MAX_TEXT:
         raise _fail(place, f"a text has at most {MAX_TEXT} characters.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _fail(place, "the text has half a character (a lone surrogate); write it again.") from None
     return value
 
 
@@ -380,7 +406,7 @@ def _date(value: Any, place: str) -> date:
 
 
 def _days(value: Any, place: str) -> int:
-    match = _SPAN.match(value) if isinstance(value, str) else None
+    match = _SPAN.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise _fail(place, f"{value!r} is not a span of days; write it like 30d.")
     return int(match.group(1))
@@ -389,9 +415,9 @@ def _days(value: Any, place: str) -> int:
 def _event(rule: Mapping[str, Any], path: str) -> EventIs:
     _only(rule, path, ("event", "where", "aggregate", "of", "op", "value", "within"))
     event = _name(rule["event"], _join(path, "event"))
-    where = rule.get("where") or []
-    if not isinstance(where, list) or len(where) > 20:
-        raise _fail(_join(path, "where"), "a list of at most 20 conditions is expected.")
+    where = [] if rule.get("where") is None else rule["where"]
+    if not isinstance(where, list) or len(where) > MAX_WHERE:
+        raise _fail(_join(path, "where"), f"a list of at most {MAX_WHERE} conditions is expected.")
     conditions = tuple(_where(item, f"{_join(path, 'where')}[{i}]", event) for i, item in enumerate(where))
     aggregate = rule.get("aggregate", "count")
     if aggregate not in AGGREGATES:

@@ -82,7 +82,6 @@ def _parameters(scoring: Scoring, as_of: date, zone: ZoneInfo) -> dict[str, Any]
         "window_start": micros(instant(as_of - timedelta(days=scoring.window_days), zone)),
         "recent_start": moment - scoring.reactivated_days * DAY_US,
         "dormant_start": moment - scoring.active_days * DAY_US,
-        "same_day_once": scoring.same_day_once,
         "new_us": scoring.new_days * DAY_US,
         "active_us": scoring.active_days * DAY_US,
         "churned_us": scoring.churned_days * DAY_US,
@@ -110,11 +109,11 @@ def write_snapshot(
     params = _parameters(scoring, as_of, zone)
     with engine.connect({"cells": settings.cells()}) as connection:
         engine.add_view(connection, "previous", snapshot_path(engine, SNAPSHOT, previous), SNAPSHOT_SCHEMA)
-        for name in ("facts", "gaps", "measures", "people"):
-            if name == "gaps" and scoring.preset != "standard":
-                connection.execute("CREATE TEMP TABLE gaps (member_id BIGINT, median_gap DOUBLE)")
-                continue
-            _run(connection, f"CREATE TEMP TABLE {name} AS {sql(name)}", params)
+        wanted = {"days": scoring.same_day_once, "gaps": scoring.preset == "standard"}
+        for name in ("facts", "days", "gaps", "measures", "people"):
+            # A part that these settings do not ask for is an empty table of the same columns.
+            rows = "" if wanted.get(name, True) else " LIMIT 0"
+            _run(connection, f"CREATE TEMP TABLE {name} AS {sql(name)}{rows}", params)
         cuts = _cut_points(connection, scoring, params)
         text = sql("snapshot").replace("{stage}", sql(f"stage_{scoring.preset}"))
         for measure, letter in zip(MEASURES, "rfm", strict=True):

@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from core import audit
 from core.errors import Conflict, InvalidInput, NotFound
 from segments.compile import Moment, compile_rule, depends_on
-from segments.evaluate import lookup
+from segments.evaluate import live_rules
 from segments.models import Segment, SegmentVersion
 
 _ANY_MOMENT = Moment(date(2000, 1, 1), ZoneInfo("UTC"))
-_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,79}$")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 
 
 def by_name(session: Session, name: str) -> Segment:
@@ -46,7 +46,7 @@ def save(
     description: str = "",
 ) -> Segment:
     """Create a segment, or give it a new version when its rule differs. Raises InvalidInput."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise InvalidInput("A name has lower-case letters, digits, - and _, at most 80.", "name")
     if not title.strip() or len(title) > 200:
         raise InvalidInput("The title is missing, or longer than 200 characters.", "title")
@@ -66,19 +66,32 @@ def save(
             return segment
         segment.version += segment.rule != rule
         segment.title, segment.description, segment.rule, segment.updated_at = title, description, rule, now
-    session.merge(
-        SegmentVersion(
-            segment_id=segment.id, version=segment.version, rule=rule, changed_by=by, changed_at=now
+    if session.get(SegmentVersion, (segment.id, segment.version)) is None:  # a new title is no new version
+        session.add(
+            SegmentVersion(
+                segment_id=segment.id, version=segment.version, rule=rule, changed_by=by, changed_at=now
+            )
         )
-    )
     audit.record(session, by, "save", "segment", name, now, {"version": segment.version, "rule": rule})
     return segment
 
 
 def _check(session: Session, name: str, rule: dict[str, Any]) -> None:
-    """Compile the rule as it would run: unknown segments and circles show only then."""
-    find = lookup(session)
-    compile_rule(rule, _ANY_MOMENT, lambda other: rule if other == name else find(other))
+    """Compile the rule as it would run, and those that use it: circles and limits show only then."""
+    rules = {**live_rules(session), name: rule}
+    compile_rule(rule, _ANY_MOMENT, rules.get)
+    uses = {other: depends_on(one) for other, one in rules.items()}
+    users, found = {name}, {name}
+    while found:
+        found = {other for other, used in uses.items() if found & set(used)} - users
+        users |= found
+    for other in sorted(users - {name}):
+        try:
+            compile_rule(rules[other], _ANY_MOMENT, rules.get)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"The segment “{other}” uses this one and could not run: {error}", "rule"
+            ) from None
 
 
 def versions(session: Session, segment: Segment) -> list[SegmentVersion]:
@@ -88,8 +101,10 @@ def versions(session: Session, segment: Segment) -> list[SegmentVersion]:
 
 
 def archive(session: Session, name: str, by: str, now: datetime) -> None:
-    """Take a segment out of use. Refused while another segment's rule refers to it."""
+    """Take a segment out of use. Refused while another segment's rule refers to it; again changes nothing."""
     segment = by_name(session, name)
+    if segment.archived_at is not None:
+        return
     users = [other.name for other in live(session) if other.name != name and name in depends_on(other.rule)]
     if users:
         raise Conflict(f"“{name}” is used by the segments {', '.join(users)}. Change their rules first.")
@@ -98,6 +113,10 @@ def archive(session: Session, name: str, by: str, now: datetime) -> None:
 
 
 def restore(session: Session, name: str, by: str, now: datetime) -> None:
-    """Bring an archived segment back."""
-    by_name(session, name).archived_at = None
+    """Bring an archived segment back. Raises InvalidInput where its rule names what is gone by now."""
+    segment = by_name(session, name)
+    if segment.archived_at is None:
+        return
+    _check(session, name, segment.rule)
+    segment.archived_at = None
     audit.record(session, by, "restore", "segment", name, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,10 +38,12 @@ def need(available: bool, what: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Cluster]:
+def cluster() -> Iterator[postgres.Cluster]:
     """A private PostgreSQL on a free port, with a migrated template database."""
     need(postgres.find() is not None, "PostgreSQL")
-    with postgres.running(tmp_path_factory.mktemp("pg")) as found:
+    # Not below pytest's own folder: a second pytest closes that to every other account again,
+    # and PostgreSQL never runs as root.
+    with tempfile.TemporaryDirectory(prefix="huiliu-pg-") as folder, postgres.running(Path(folder)) as found:
         yield found
 
 

@@ -1,4 +1,4 @@
-"""A private PostgreSQL cluster for the tests: own folder, free port, no durability."""
+"""A private PostgreSQL cluster for the tests: own folder, free port, durable only where asked."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ import psycopg
 
 from core.db import Database
 
-# Durability is not under test, and a test machine's disk is slow.
 OPTIONS = (
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",
-    "fsync=off",
-    "synchronous_commit=off",
-    "full_page_writes=off",
     "max_connections=300",
     "shared_buffers=256MB",
 )
+# Durability is not under test, and a test machine's disk is slow.
+NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 
 def find() -> Path | None:
@@ -68,8 +66,8 @@ class Cluster:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Cluster]:
-    """Start a cluster under ``folder``; stop it at the end."""
+def running(folder: Path, *, durable: bool = False) -> Iterator[Cluster]:
+    """Start a cluster under ``folder``; stop it at the end. ``durable`` syncs as in production."""
     from migrations.runner import upgrade
 
     binaries = find()
@@ -101,7 +99,7 @@ def running(folder: Path) -> Iterator[Cluster]:
         check=True,
         capture_output=True,
     )
-    options = [f"-c{option}" for option in (f"port={port}", *OPTIONS)]
+    options = [f"-c{option}" for option in (f"port={port}", *OPTIONS, *(() if durable else NOT_DURABLE))]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [*prefix, str(binaries / "postgres"), "-D", str(data), *options],

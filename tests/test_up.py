@@ -87,7 +87,7 @@ def test_up_deploys_runs_on_a_worker_and_stops_everything(
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)
     assert process.returncode == 0
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == [], "nothing that was started is left behind"
 
 

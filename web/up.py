@@ -109,9 +109,8 @@ class Services:
             while not stopping:
                 for service in self.running:
                     if service.process.poll() is not None:
-                        raise HuiliuError(
-                            f"{service.name} ended with code {service.process.returncode}:\n{_tail(service.log)}"
-                        )
+                        code = service.process.returncode
+                        raise HuiliuError(f"{service.name} ended with code {code}:\n{_tail(service.log)}")
                 time.sleep(0.3)
         finally:
             for number, handler in before.items():

@@ -605,6 +605,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('redemptions', schema=None) as batch_op:
         batch_op.create_index('ix_redemptions_member_id', ['member_id'], unique=False)
+        batch_op.create_index('ix_redemptions_order_ref', ['order_ref'], unique=False)
         batch_op.create_index('uq_redemptions_live', ['coupon_id'], unique=True, sqlite_where=sa.text('rolled_back_at IS NULL'), postgresql_where=sa.text('rolled_back_at IS NULL'))
 
     op.create_table('decisions',
@@ -634,6 +635,7 @@ def downgrade() -> None:
     op.drop_table('decisions')
     with op.batch_alter_table('redemptions', schema=None) as batch_op:
         batch_op.drop_index('uq_redemptions_live', sqlite_where=sa.text('rolled_back_at IS NULL'), postgresql_where=sa.text('rolled_back_at IS NULL'))
+        batch_op.drop_index('ix_redemptions_order_ref')
         batch_op.drop_index('ix_redemptions_member_id')
 
     op.drop_table('redemptions')

@@ -12,12 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from channels import outbox, templates
-from channels.consent import MARKETING, ConsentRow, set_many
+from channels.consent import MARKETING, set_many
 from channels.models import Message, Template
 from channels.outbox import OutboxRow
 from channels.sandbox.server import Sandbox
 from core.contacts import CHANNELS, blind_index
 from core.db import Database, bulk_insert
+from core.imports import ConsentChange
 from core.models import Member
 from core.settings import Settings
 from tests.conftest import SECRET
@@ -119,7 +120,7 @@ def add_members(
             set_many(
                 session,
                 [
-                    ConsentRow(number, channel, MARKETING, True, "test", NOW)
+                    ConsentChange(number, channel, MARKETING, True, "test", NOW)
                     for number in numbers
                     for channel in CHANNELS
                 ],

@@ -9,11 +9,12 @@ import pytest
 import sqlalchemy as sa
 
 from channels import consent
-from channels.consent import MARKETING, TRANSACTIONAL, ConsentRow
+from channels.consent import MARKETING, TRANSACTIONAL
 from channels.models import Consent, Suppression
 from core.contacts import blind_index
 from core.db import Database
 from core.errors import InvalidInput
+from core.imports import ConsentChange
 from core.models import Member
 from tests.channels.seed import NOW, add_members, email_of
 from tests.conftest import count
@@ -21,10 +22,10 @@ from tests.conftest import count
 
 def test_the_newest_answer_counts_in_whatever_order_they_arrive(db: Database) -> None:
     answers = [
-        ConsentRow(1, "email", MARKETING, True, "shop", NOW),
-        ConsentRow(1, "email", MARKETING, False, "link", NOW + timedelta(hours=1)),
-        ConsentRow(1, "email", MARKETING, True, "form", NOW + timedelta(hours=2)),
-        ConsentRow(1, "email", MARKETING, False, "reply", NOW + timedelta(hours=2)),
+        ConsentChange(1, "email", MARKETING, True, "shop", NOW),
+        ConsentChange(1, "email", MARKETING, False, "link", NOW + timedelta(hours=1)),
+        ConsentChange(1, "email", MARKETING, True, "form", NOW + timedelta(hours=2)),
+        ConsentChange(1, "email", MARKETING, False, "reply", NOW + timedelta(hours=2)),
     ]
     add_members(db, range(1, 25), consent=False)
     for member, order in enumerate(itertools.permutations(answers), 1):
@@ -44,7 +45,7 @@ def test_the_newest_answer_counts_in_whatever_order_they_arrive(db: Database) ->
 def test_a_replay_changes_nothing_and_a_batch_may_repeat_a_member(db: Database) -> None:
     add_members(db, [1], consent=False)
     rows = [
-        ConsentRow(1, "sms", MARKETING, n % 2 == 0, "import", NOW + timedelta(seconds=n)) for n in range(5)
+        ConsentChange(1, "sms", MARKETING, n % 2 == 0, "import", NOW + timedelta(seconds=n)) for n in range(5)
     ]
     for _ in range(2):
         with db.write() as session:
@@ -112,14 +113,14 @@ def test_a_file_does_not_undo_what_a_member_told_us(db: Database) -> None:
     later = NOW + timedelta(days=1)
     with db.write() as session:
         consent.set_imported(
-            session, [ConsentRow(n, "email", MARKETING, True, "import", NOW) for n in (1, 2)]
+            session, [ConsentChange(n, "email", MARKETING, True, "import", NOW) for n in (1, 2)]
         )
         consent.withdraw(session, 1, "email", MARKETING, "message:link", NOW + timedelta(hours=1))
         consent.set_imported(
-            session, [ConsentRow(2, "email", MARKETING, False, "import", NOW + timedelta(hours=1))]
+            session, [ConsentChange(2, "email", MARKETING, False, "import", NOW + timedelta(hours=1))]
         )
         assert consent.allowed(session, [1, 2], "email", MARKETING) == set()
         consent.set_imported(
-            session, [ConsentRow(n, "email", MARKETING, True, "import", later) for n in (1, 2, 3)]
+            session, [ConsentChange(n, "email", MARKETING, True, "import", later) for n in (1, 2, 3)]
         )
         assert consent.allowed(session, [1, 2, 3], "email", MARKETING) == {2, 3}

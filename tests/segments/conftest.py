@@ -37,27 +37,60 @@ class Shop:
         self.rows: dict[str, list[dict[str, Any]]] = {fact.name: [] for fact in FACTS}
 
     def member(self, member_id: int, **columns: Any) -> None:
-        row = {"member_id": member_id, "external_id": f"m{member_id}", "source": "shop", "registered_at": ago(400),
-               "has_email": True, "has_phone": False, "has_wechat": False, "tags": "[]", "attributes": "{}"}  # fmt: skip
+        row = {
+            "member_id": member_id,
+            "external_id": f"m{member_id}",
+            "source": "shop",
+            "registered_at": ago(400),
+            "has_email": True,
+            "has_phone": False,
+            "has_wechat": False,
+            "tags": "[]",
+            "attributes": "{}",
+        }
         self.rows["members"].append(row | columns)
 
     def order(self, member_id: int, days: float, amount: int = 1000, **columns: Any) -> int:
         order_id = len(self.rows["orders"]) + 1
-        row = {"order_id": order_id, "member_id": member_id, "external_id": f"o{order_id}", "ordered_at": ago(days),
-               "status": "paid", "total_minor": amount, "refunded_minor": 0, "net_minor": amount, "discount_minor": 0}  # fmt: skip
+        row = {
+            "order_id": order_id,
+            "member_id": member_id,
+            "external_id": f"o{order_id}",
+            "ordered_at": ago(days),
+            "status": "paid",
+            "total_minor": amount,
+            "refunded_minor": 0,
+            "net_minor": amount,
+            "discount_minor": 0,
+        }
         self.rows["orders"].append(row | columns)
         return order_id
 
     def line(self, order_id: int, **columns: Any) -> None:
         order = self.rows["orders"][order_id - 1]
-        row = {"order_id": order_id, "line_no": len(self.rows["order_lines"]) + 1, "member_id": order["member_id"],
-               "ordered_at": order["ordered_at"], "status": "paid", "source": "shop", "quantity": 1,
-               "amount_minor": 100, "discount_minor": 0, "refunded": False}  # fmt: skip
+        row = {
+            "order_id": order_id,
+            "line_no": len(self.rows["order_lines"]) + 1,
+            "member_id": order["member_id"],
+            "ordered_at": order["ordered_at"],
+            "status": "paid",
+            "source": "shop",
+            "quantity": 1,
+            "amount_minor": 100,
+            "discount_minor": 0,
+            "refunded": False,
+        }
         self.rows["order_lines"].append(row | columns)
 
     def event(self, member_id: int, kind: str, days: float, properties: str = "{}") -> None:
         number = len(self.rows["events"]) + 1
-        row = {"event_id": number, "member_id": member_id, "kind": kind, "occurred_at": ago(days), "properties": properties}
+        row = {
+            "event_id": number,
+            "member_id": member_id,
+            "kind": kind,
+            "occurred_at": ago(days),
+            "properties": properties,
+        }
         self.rows["events"].append(row)
 
     def add(self, fact: str, **columns: Any) -> None:
@@ -68,7 +101,9 @@ class Shop:
             rows = [{name: row.get(name) for name in fact.schema.names} for row in self.rows[fact.name]]
             self.engine.replica.write(pa.Table.from_pylist(rows, fact.schema), fact.name, "all.parquet")
 
-    def snapshot(self, scoring: Scoring | None = None, as_of: date = AS_OF, previous: date | None = None) -> list[dict[str, Any]]:
+    def snapshot(
+        self, scoring: Scoring | None = None, as_of: date = AS_OF, previous: date | None = None
+    ) -> list[dict[str, Any]]:
         """Write the facts, score them, and answer the snapshot's rows by member."""
         self.write()
         self.read_out = write_snapshot(self.engine, scoring or Scoring(), as_of, ZONE, previous)
@@ -78,7 +113,9 @@ class Shop:
         return rows
 
     def evaluator(self, rules: dict[str, Any] | None = None) -> Evaluator:
-        return Evaluator(self.engine, Moment(AS_OF, ZONE), (rules or {}).get, snapshot_path(self.engine, SNAPSHOT, AS_OF))
+        return Evaluator(
+            self.engine, Moment(AS_OF, ZONE), (rules or {}).get, snapshot_path(self.engine, SNAPSHOT, AS_OF)
+        )
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -60,7 +61,9 @@ def reference_scores(values: list[int], reverse: bool) -> list[int]:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     members=st.lists(
-        st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=5), min_size=1, max_size=40
+        st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=5),
+        min_size=1,
+        max_size=40,
     ),
     seed=st.integers(0, 100),
 )
@@ -111,7 +114,12 @@ def test_every_cell_has_one_name() -> None:
     assert len({(row["r"], row["f"]) for row in table}) == 25
     assert {row["segment"] for row in table} == set(CELLS)
     named = {(row["r"], row["f"]): row["segment"] for row in table}
-    assert (named[5, 5], named[1, 5], named[3, 3], named[4, 1]) == ("champions", "cant_lose", "need_attention", "promising")
+    assert (named[5, 5], named[1, 5], named[3, 3], named[4, 1]) == (
+        "champions",
+        "cant_lose",
+        "need_attention",
+        "promising",
+    )
 
 
 def test_the_eight_value_segments_compare_with_the_means(shop: Shop) -> None:
@@ -179,7 +187,7 @@ def test_silence_is_measured_by_the_members_own_median_gap(
     shop.member(2)
     shop.order(2, 50, 90_000)
     ordered = sorted(days)
-    gaps = [later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(ordered)]
     expected = "at_risk" if ordered[0] > 2 * median(gaps) else "active"
     assert by_member(shop.snapshot())[1]["stage"] == expected
 
@@ -201,8 +209,16 @@ def test_a_stage_remembers_since_when_it_lasts(shop: Shop) -> None:
     earlier = AS_OF - timedelta(days=10)
     shop.snapshot(as_of=earlier)
     rows = by_member(shop.snapshot(previous=earlier))
-    assert (rows[1]["stage"], rows[1]["stage_since"], rows[1]["previous_stage"]) == ("active", earlier, "active")
-    assert (rows[2]["stage"], rows[2]["stage_since"], rows[2]["previous_stage"]) == ("dormant", AS_OF, "active")
+    assert (rows[1]["stage"], rows[1]["stage_since"], rows[1]["previous_stage"]) == (
+        "active",
+        earlier,
+        "active",
+    )
+    assert (rows[2]["stage"], rows[2]["stage_since"], rows[2]["previous_stage"]) == (
+        "dormant",
+        AS_OF,
+        "active",
+    )
 
 
 def test_who_was_not_there_yet_is_not_in_the_snapshot(shop: Shop) -> None:

@@ -22,9 +22,9 @@ def need_browser() -> None:
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """The application on a free port of loopback; gives its address."""
-    server = create_server(app, host="127.0.0.1", port=0, threads=8)
+def serving(app: Any, port: int = 0) -> Iterator[str]:
+    """The application on loopback, on a free port unless one is named; gives its address."""
+    server = create_server(app, host="127.0.0.1", port=port, threads=8)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
@@ -47,7 +47,15 @@ def browser() -> Iterator[Any]:
             found.close()
 
 
-def open_page(chromium: Any, base: str, *, width: int = 1440, height: int = 900, language: str = "en", dark: bool = False) -> Any:
+def open_page(
+    chromium: Any,
+    base: str,
+    *,
+    width: int = 1440,
+    height: int = 900,
+    language: str = "en",
+    dark: bool = False,
+) -> Any:
     """A page in a context of its own; ``page.problems`` collects script and policy errors."""
     context = chromium.new_context(
         base_url=base,
@@ -59,7 +67,9 @@ def open_page(chromium: Any, base: str, *, width: int = 1440, height: int = 900,
     page = context.new_page()
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: page.problems.append(message.text) if message.type == "error" else None
+    )
     return page
 
 

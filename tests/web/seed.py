@@ -61,20 +61,42 @@ def fill(database: Database, settings: Settings, members: int = 240) -> None:
         _templates(session, settings)
         create_batch(
             session,
-            NewBatch("win-back-20", "回归礼 20 元券", {"type": "fixed", "amount": 2000}, "CNY", 10_000, valid_days=14,
-                     per_member_limit=1),
+            NewBatch(
+                "win-back-20",
+                "回归礼 20 元券",
+                {"type": "fixed", "amount": 2000},
+                "CNY",
+                10_000,
+                valid_days=14,
+                per_member_limit=1,
+            ),
             "admin@example.com",
             NOW - timedelta(days=20),
-        )  # fmt: skip
+        )
     for days in (21, 1):
         day = (NOW - timedelta(days=days)).date()
-        refresh(database, engine, moment=Moment(day, settings.zone, settings.shop_currency), now=NOW - timedelta(days=days))
+        refresh(
+            database,
+            engine,
+            moment=Moment(day, settings.zone, settings.shop_currency),
+            now=NOW - timedelta(days=days),
+        )
     _campaigns(database, settings)
     with database.write() as session:
         earning.accrue_orders(session, earning.load_rule(session), NOW, 10_000)
-        outbox.pause(session, "sms", "InvalidSignName: the signature is not approved", NOW - timedelta(hours=3))
+        outbox.pause(
+            session, "sms", "InvalidSignName: the signature is not approved", NOW - timedelta(hours=3)
+        )
         session.add(
-            Job(kind="import", label="orders.csv", state="running", done=1200, total=4000, started_at=NOW, updated_at=NOW)
+            Job(
+                kind="import",
+                label="orders.csv",
+                state="running",
+                done=1200,
+                total=4000,
+                started_at=NOW,
+                updated_at=NOW,
+            )
         )
     _afterwards(database)
 
@@ -130,37 +152,75 @@ def _facts(database: Database, settings: Settings, members: int) -> None:
 
 def _segments(session: sa.orm.Session) -> None:
     for name, title, rule in (
-        ("dormant-buyers", "沉睡与流失的买家", {"all": [
-            {"field": "lifecycle", "op": "in", "value": ["dormant", "churned", "at_risk"]},
-            {"event": "order", "aggregate": "count", "op": ">=", "value": 1}]}),
-        ("coffee-lovers", "Coffee lovers", {"event": "order", "where": [{"field": "category", "op": "=", "value": "coffee"}],
-                                            "aggregate": "count", "op": ">=", "value": 2, "within": {"last": "365d"}}),
+        (
+            "dormant-buyers",
+            "沉睡与流失的买家",
+            {
+                "all": [
+                    {"field": "lifecycle", "op": "in", "value": ["dormant", "churned", "at_risk"]},
+                    {"event": "order", "aggregate": "count", "op": ">=", "value": 1},
+                ]
+            },
+        ),
+        (
+            "coffee-lovers",
+            "Coffee lovers",
+            {
+                "event": "order",
+                "where": [{"field": "category", "op": "=", "value": "coffee"}],
+                "aggregate": "count",
+                "op": ">=",
+                "value": 2,
+                "within": {"last": "365d"},
+            },
+        ),
         ("vip", "VIP", {"field": "tags", "op": "matches_any", "value": ["vip"]}),
-    ):  # fmt: skip
-        segments.save(session, name=name, title=title, rule=rule, by="marketer@example.com", now=NOW - timedelta(days=30))
+    ):
+        segments.save(
+            session,
+            name=name,
+            title=title,
+            rule=rule,
+            by="marketer@example.com",
+            now=NOW - timedelta(days=30),
+        )
 
 
 def _templates(session: sa.orm.Session, settings: Settings) -> None:
     html = (
         '<div style="font-family:sans-serif;max-width:600px;margin:auto;padding:24px">'
         "<h1>{hello}，{{{{ member.name }}}}</h1><p>{{{{ coupon.title }}}}: <b>{{{{ coupon.code }}}}</b></p>"
-        '<p><a href="https://shop.example.com/sale" style="background:#2b4fc7;color:#fff;padding:10px 18px">{go}</a></p>'
+        '<p><a href="https://shop.example.com/sale" style="background:#2b4fc7;color:#fff">{go}</a></p>'
         '<p><a href="{{{{ unsubscribe_url }}}}">{leave}</a></p></div>'
     )
     mail = {
-        "zh_CN": {"subject": "{{ member.name }}，好久不见，送您一张券", "html": html.format(hello="您好", go="去看看", leave="退订")},
-        "en": {"subject": "{{ member.name }}, a coupon waits for you",
-               "html": html.format(hello="Hello", go="Have a look", leave="Unsubscribe")},
-    }  # fmt: skip
+        "zh_CN": {
+            "subject": "{{ member.name }}，好久不见，送您一张券",
+            "html": html.format(hello="您好", go="去看看", leave="退订"),
+        },
+        "en": {
+            "subject": "{{ member.name }}, a coupon waits for you",
+            "html": html.format(hello="Hello", go="Have a look", leave="Unsubscribe"),
+        },
+    }
     sms = {
-        "zh_CN": {"text": "{{ member.name }}，您的券码 {{ coupon.code }}，拒收请回复R", "provider_template": "SMS_100001",
-                  "params": {"code": "{{ coupon.code }}"}},
-    }  # fmt: skip
+        "zh_CN": {
+            "text": "{{ member.name }}，您的券码 {{ coupon.code }}，拒收请回复R",
+            "provider_template": "SMS_100001",
+            "params": {"code": "{{ coupon.code }}"},
+        },
+    }
     for name, channel, contents in (("win-back-mail", "email", mail), ("win-back-sms", "sms", sms)):
         templates.save(
-            session, settings, name=name, channel=channel, purpose="marketing", contents=contents,
-            by="marketer@example.com", now=NOW - timedelta(days=20),
-        )  # fmt: skip
+            session,
+            settings,
+            name=name,
+            channel=channel,
+            purpose="marketing",
+            contents=contents,
+            by="marketer@example.com",
+            now=NOW - timedelta(days=20),
+        )
 
 
 def spec(**changes: object) -> CampaignSpec:
@@ -169,8 +229,12 @@ def spec(**changes: object) -> CampaignSpec:
         {
             "audience": {"segment": "dormant-buyers"},
             "variants": [
-                {"name": "A", "weight": 0.5, "templates": {"email": "win-back-mail", "sms": "win-back-sms"},
-                 "coupon_batch": "win-back-20"},
+                {
+                    "name": "A",
+                    "weight": 0.5,
+                    "templates": {"email": "win-back-mail", "sms": "win-back-sms"},
+                    "coupon_batch": "win-back-20",
+                },
                 {"name": "B", "weight": 0.5, "templates": {"email": "win-back-mail"}, "points": 200},
             ],
             "channels": ["email", "sms"],
@@ -179,7 +243,7 @@ def spec(**changes: object) -> CampaignSpec:
             "cap_messages": 3,
             **changes,
         }
-    )  # fmt: skip
+    )
 
 
 def _campaigns(database: Database, settings: Settings) -> None:
@@ -211,10 +275,14 @@ def _afterwards(database: Database) -> None:
                 if index % every == 0:
                     session.add(
                         MessageEvent(
-                            message_id=message.id, kind=kind, at=NOW - timedelta(days=1), actor="human",
-                            dedupe_key=f"{kind}:{message.id}", detail={},
+                            message_id=message.id,
+                            kind=kind,
+                            at=NOW - timedelta(days=1),
+                            actor="human",
+                            dedupe_key=f"{kind}:{message.id}",
+                            detail={},
                         )
-                    )  # fmt: skip
+                    )
         run_id = session.scalar(sa.select(CampaignRun.id))
         codes = session.execute(
             sa.select(Decision.coupon_code, Member.external_id)
@@ -224,15 +292,26 @@ def _afterwards(database: Database) -> None:
         ).all()
         for index, (code, member) in enumerate(codes):
             coupons.redeem(
-                session, code, order_ref=f"R{index}", basket_minor=20_000, currency="CNY", member_external_id=member,
-                idempotency_key=f"r{index}", now=NOW - timedelta(days=12),
-            )  # fmt: skip
+                session,
+                code,
+                order_ref=f"R{index}",
+                basket_minor=20_000,
+                currency="CNY",
+                member_external_id=member,
+                idempotency_key=f"r{index}",
+                now=NOW - timedelta(days=12),
+            )
         experiment = session.scalars(sa.select(Experiment)).one()
         for kind, lift in ((readout.REAL, 0.0), (readout.SIMULATED, 900.0)):
             readout.freeze(
-                session, experiment.id, _read_out(lift), as_of=NOW - timedelta(days=1), settings={"window_days": 14},
-                now=NOW, kind=kind,
-            )  # fmt: skip
+                session,
+                experiment.id,
+                _read_out(lift),
+                as_of=NOW - timedelta(days=1),
+                settings={"window_days": 14},
+                now=NOW,
+                kind=kind,
+            )
 
 
 def _read_out(lift: float) -> readout.ReadOut:

@@ -21,7 +21,6 @@ from tests.web import seed
 from web.api import keys
 from web.app import create_app
 
-
 clock: list[datetime] = [seed.NOW]
 """The time of the console under test: moved on for the result."""
 
@@ -163,7 +162,9 @@ def buy(settings: Settings, secret: str, code: str) -> None:
     ]
     rows[0] |= {"order_id": "till-1", "coupon_code": code, "amount": "150"}
     headers = {"Authorization": f"Bearer {secret}"}
-    done = httpx.post(f"{settings.base_url}/api/v1/orders", json={"rows": rows}, headers=headers, trust_env=False)
+    done = httpx.post(
+        f"{settings.base_url}/api/v1/orders", json={"rows": rows}, headers=headers, trust_env=False
+    )
     assert done.status_code == 200, done.text
     assert done.json()["inserted"] == len(rows)
 

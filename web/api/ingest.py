@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from apiflask import APIBlueprint
-from sqlalchemy.orm import Session
 
 from channels import consent
 from core import imports
@@ -17,10 +16,6 @@ from web.api import keys, schemas
 from web.api.guard import Guard
 
 KINDS = ("members", "products", "orders", "events")
-
-
-def _store_consents(session: Session, changes: Sequence[imports.ConsentChange]) -> None:
-    consent.set_many(session, (consent.ConsentRow(*change) for change in changes))
 
 
 def add_imports(
@@ -50,7 +45,7 @@ def add_imports(
                 settings=settings,
                 source=body.source,
                 now=clock(),
-                consents=_store_consents,
+                consents=consent.set_imported,
                 on_reject=lambda found: rejected.append({"index": found.line - 1, "reason": found.reason}),
             )
             return {

@@ -11,12 +11,11 @@ from apiflask import APIBlueprint
 from flask import request
 from sqlalchemy.orm import Session
 
-from core.db import Database
+from core.db import Database, among
 from core.errors import NotFound
 from core.models import Member
 from core.settings import Settings
 from loyalty import coupons, points
-from loyalty.sets import among
 from web.api import keys, schemas
 from web.api.guard import REPEATABLE, Guard, idempotency_key
 

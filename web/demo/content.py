@@ -141,4 +141,5 @@ WIN_BACK: dict[str, Any] = {
     "margin": 0.28,
     "message_cost_minor": {"email": 0, "sms": 4, "wechat": 0},
     "point_value_minor": 0.5,
+    "fixed_cost_minor": 15000,
 }

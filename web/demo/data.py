@@ -92,7 +92,7 @@ def folder() -> Path:
 
 
 def prepare(target: Path, until: datetime, replay_until: datetime) -> Files:
-    """Write the import files: orders before ``until``, and those from then to ``replay_until`` (store time)."""
+    """Write the import files: orders before ``until``, and from then to ``replay_until`` (store time)."""
     target.mkdir(parents=True, exist_ok=True)
     source = folder()
     orders = _orders(pq.read_table(source / "transactions.parquet"))

@@ -156,8 +156,8 @@ def _play(story: Story, services: Services) -> dict[str, Any]:
     with story.step("prepare the files"):
         files = data.prepare(story.settings.home / "files", until, until + timedelta(days=REPLAY_DAYS))
     with story.step("import members, products and nine months of baskets"):
-        counts = {kind: _load(story, kind, path) for kind, path in
-                  (("members", files.members), ("products", files.products), ("orders", files.before))}  # fmt: skip
+        first = {"members": files.members, "products": files.products, "orders": files.before}
+        counts = {kind: _load(story, kind, path) for kind, path in first.items()}
         with story.database.write() as session:
             # The points programme begins with the campaign: what was bought before earns nothing.
             session.execute(sa.delete(Todo))

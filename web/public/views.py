@@ -26,6 +26,7 @@ from channels.models import Consent, Message
 from core.contacts import CHANNELS
 from core.db import Database
 from core.errors import InvalidInput
+from core.imports import ConsentChange
 from core.settings import Settings
 from web.public import pages
 
@@ -190,7 +191,7 @@ def _add_preferences(
             consent.set_many(
                 session,
                 [
-                    consent.ConsentRow(member_id, name, consent.MARKETING, name in wanted, "preferences", at)
+                    ConsentChange(member_id, name, consent.MARKETING, name in wanted, "preferences", at)
                     for name in CHANNELS
                     if (name in wanted) != (name in before)
                 ],

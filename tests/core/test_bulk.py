@@ -1,0 +1,89 @@
+"""Many rows at once: what is written is what the column types write, and the count is of new rows."""
+
+from __future__ import annotations
+
+import gc
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from core.collector import paused
+from core.db import CONVERTED_ROWS, Database, bulk_count, bulk_insert
+from core.models import Member, WarehouseMark
+from tests.conftest import count
+
+NOW = datetime(2026, 3, 1, 4, 5, 6, 7, tzinfo=timezone(timedelta(hours=8)))
+VALUES: dict[str, Any] = {
+    "source": "shop",
+    "name": "Zoë\n\t\\N 会员 “x”",
+    "email": "zoe@example.com",
+    "birthday": date(1990, 5, 17),
+    "registered_at": NOW,
+    "tags": ["vip", "“quoted”", 'a"b', "\\"],
+    "attributes": {"n": 2**70, "f": 0.1, "none": None, "deep": [{"会": True}], "half": "\ud800x"},
+    "fingerprint": "x",
+    "created_at": NOW.astimezone(UTC).replace(microsecond=0),
+    "updated_at": NOW,
+}
+
+
+def test_bulk_rows_read_back_like_rows_of_the_session(db: Database) -> None:
+    values = dict(VALUES)
+    if db.dialect == "postgresql":  # jsonb takes no half characters, whoever writes them
+        values["attributes"] = {k: v for k, v in values["attributes"].items() if k != "half"}
+    with db.write() as session:
+        session.add(Member(external_id="one", **values))
+        bulk_insert(
+            session, Member.__table__, ("external_id", *values), [("many", *values.values())], conflict=[]
+        )
+    with db.read() as session:
+        one, many = session.scalars(sa.select(Member).order_by(Member.id)).all()
+        for name, value in values.items():
+            assert getattr(many, name) == getattr(one, name) == value, name
+        stored = sa.select(sa.cast(sa.literal_column("registered_at"), sa.Text)).select_from(Member)
+        assert len(set(session.scalars(stored))) == 1, "the same text in the file, so that it compares alike"
+
+
+def test_the_count_is_of_new_rows_only(db: Database) -> None:
+    columns = ("id", "source", "external_id", "tags", "attributes", "fingerprint", "created_at", "updated_at")
+
+    def rows(*numbers: int) -> list[tuple[Any, ...]]:
+        return [(number, "shop", f"m{number}", [], {}, "x", NOW, NOW) for number in numbers]
+
+    with db.write() as session:
+        assert bulk_count(session, Member.__table__, columns, rows(1, 2), conflict=["id"]) == 2
+        assert bulk_count(session, Member.__table__, columns, rows(2, 3, 1, 4, 4), conflict=["id"]) == 2
+        assert bulk_count(session, Member.__table__, columns, rows(1, 2), conflict=["id"]) == 0
+        assert bulk_count(session, Member.__table__, columns, [], conflict=["id"]) == 0
+        assert bulk_count(session, Member.__table__, columns, rows(5)) == 1
+    assert count(db, "members") == 5
+
+
+@pytest.mark.parametrize("number", [0, 1, CONVERTED_ROWS, CONVERTED_ROWS + 1])
+def test_rows_keep_their_order_and_number_over_chunks(sqlite_db: Database, number: int) -> None:
+    rows = ((n, "orders", f"{n:07d}") for n in range(number))
+    with sqlite_db.write() as session:
+        assert bulk_count(session, WarehouseMark.__table__, ("id", "table_name", "month"), rows) == number
+        found = list(session.scalars(sa.select(WarehouseMark.month).order_by(WarehouseMark.id)))
+    assert found == [f"{n:07d}" for n in range(number)]
+
+
+@pytest.mark.parametrize("row", [("orders",), ("orders", "2026-03", 1)])
+def test_a_row_of_another_length_is_refused(sqlite_db: Database, row: tuple[Any, ...]) -> None:
+    for rows in ([row], [("orders", "2026-03"), row]):
+        with pytest.raises(ValueError), sqlite_db.write() as session:
+            bulk_insert(session, WarehouseMark.__table__, ("table_name", "month"), rows)
+    assert count(sqlite_db, "warehouse_marks") == 0
+
+
+def test_the_collector_runs_again_after_a_batch_that_failed() -> None:
+    assert gc.isenabled()
+    with pytest.raises(KeyError), paused():
+        assert not gc.isenabled()
+        with paused():
+            assert not gc.isenabled()
+        assert not gc.isenabled(), "the inner block leaves it as it found it"
+        raise KeyError
+    assert gc.isenabled()

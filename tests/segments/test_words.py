@@ -1,0 +1,133 @@
+"""Rules in words, in English and Chinese."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from segments.words import in_words
+from tests.segments.rules_shop import e, f, last
+
+WORDS = [
+    (
+        f("lifecycle", "in", ["dormant", "churned"]),
+        "Lifecycle stage is Dormant or Churned",
+        "生命周期阶段为沉睡或流失",
+    ),
+    (f("rfm.m", ">=", 4), "Monetary score (M) is at least 4", "消费金额得分 M 不小于 4"),
+    (
+        f("rfm.monetary", ">", 12345.5),
+        "Spend in the RFM window is over 12,345.5",
+        "窗口期消费金额大于 12,345.5",
+    ),
+    (f("rfm.segment", "!=", "loyal"), "RFM segment is not Loyal", "RFM 分群不为忠诚"),
+    (f("city", "=", "北京"), "City is “北京”", "城市为“北京”"),
+    (f("city", "contains", "x"), "City contains “x”", "城市包含“x”"),
+    (f("city", "starts_with", "x"), "City starts with “x”", "城市开头是“x”"),
+    (f("city", "not_in", ["a", "b"]), "City is none of “a” or “b”", "城市不属于“a”或“b”"),
+    (
+        f("city", "in", list("abcdefgh")),
+        "City is “a”, “b”, “c”, “d”, “e”, “f”, … (8 in all)",
+        "城市为“a”、“b”、“c”、“d”、“e”、“f” 等 8 项",
+    ),
+    (f("city", "is_set"), "City is known", "城市已知"),
+    (f("city", "is_not_set"), "City is not known", "城市未知"),
+    (f("tags", "matches_any", ["a", "b", "c"]), "Tags include “a”, “b” or “c”", "标签包含“a”、“b”或“c”"),
+    (f("has_email", "=", True), "Has an e-mail address: yes", "有邮箱：是"),
+    (f("consent.sms", "=", False), "Consents to SMS: no", "授权短信营销：否"),
+    (
+        f("points", "between", [1, 2500]),
+        "Points balance is between 1 and 2,500",
+        "积分余额介于 1 与 2,500 之间",
+    ),
+    (
+        f("birthday", "anniversary_in", "7d"),
+        "Birthday has its anniversary in the next 7 days",
+        "生日的周年日在未来 7 天内",
+    ),
+    (f("registered_at", "in_last", "1d"), "Registration date is in the last 1 day", "注册日期在过去 1 天内"),
+    (
+        f("registered_at", ">=", "2026-01-02"),
+        "Registration date is not before 2026-01-02",
+        "注册日期不早于 2026-01-02",
+    ),
+    (
+        f("registered_at", "between", ["2026-01-02", "2026-01-03"]),
+        "Registration date is between 2026-01-02 and 2026-01-03",
+        "注册日期介于 2026-01-02 与 2026-01-03 之间",
+    ),
+    (f("attributes.size", "=", "xl"), "attribute “size” is “xl”", "属性“size”为“xl”"),
+    (f("attributes.size", "in", [1, 2]), "attribute “size” is 1 or 2", "属性“size”为 1 或 2"),
+    ({"segment": "vip"}, "is in the segment “vip”", "属于人群“vip”"),
+    (e("order"), "has at least 1 order", "有至少 1 笔订单"),
+    (e("order", "=", 0, within=last(30)), "has no orders in the last 30 days", "过去 30 天内没有订单"),
+    (e("order", "=", 1), "has exactly 1 order", "有恰好 1 笔订单"),
+    (e("order", "between", [1, 3]), "has 1 to 3 orders", "有 1 至 3 笔订单"),
+    (e("order", "in", [1, 3]), "has exactly 1 or 3 orders", "有恰好 1 或 3 笔订单"),
+    (
+        e("order", "<", 3, within={"before": "2026-01-02"}),
+        "has fewer than 3 orders before 2026-01-02",
+        "2026-01-02 之前有少于 3 笔订单",
+    ),
+    (
+        e("order", ">=", 2, where=[f("category", "=", "coffee"), f("amount", ">", 5)], within=last(180)),
+        "has at least 2 orders (category is “coffee”, amount is over 5) in the last 180 days",
+        "过去 180 天内有至少 2 笔订单（品类为“coffee”，金额大于 5）",
+    ),
+    (
+        e(
+            "order",
+            ">=",
+            1000,
+            aggregate="sum",
+            of="amount",
+            within={"between": ["2026-01-01", "2026-02-01"]},
+        ),
+        "total amount of orders from 2026-01-01 to before 2026-02-01 is at least 1,000",
+        "2026-01-01 至 2026-02-01（不含）订单的金额合计不小于 1,000",
+    ),
+    (
+        e("order", ">", 30, aggregate="days_since", where=[f("sku", "=", "mug")]),
+        "number of days since the last order (SKU is “mug”) is over 30",
+        "距上次订单（SKU 为“mug”）的天数大于 30",
+    ),
+    (
+        e("order", "<", 9.5, aggregate="avg", of="quantity"),
+        "average quantity of orders is under 9.5",
+        "订单的平均件数小于 9.5",
+    ),
+    (
+        e("message_opened", within=last(14)),
+        "has at least 1 message opened in the last 14 days",
+        "过去 14 天内有至少 1 次打开消息",
+    ),
+    (e("view", "=", 0), "has no “view” events", "没有“view”事件"),
+    (
+        e("view", "<", 3, aggregate="distinct", of="sku"),
+        "number of different “sku” of “view” events is under 3",
+        "“view”事件的不同“sku”的个数小于 3",
+    ),
+    (
+        e("points_changed", "<=", -30, aggregate="min", of="delta"),
+        "smallest points of points entries is at most -30",
+        "积分变动的最小积分不大于 -30",
+    ),
+    (
+        {"all": [f("city", "=", "x"), {"any": [f("gender", "=", "f"), e("order")]}]},
+        "City is “x” and (Gender is “f” or has at least 1 order)",
+        "城市为“x”且（性别为“f”或有至少 1 笔订单）",
+    ),
+    ({"not": e("order")}, "not (has at least 1 order)", "非（有至少 1 笔订单）"),
+    (
+        {"not": {"any": [f("city", "=", "x"), e("order")]}},
+        "not (City is “x” or has at least 1 order)",
+        "非（城市为“x”或有至少 1 笔订单）",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "english", "chinese"), WORDS, ids=[english[:60] for _, english, _ in WORDS])
+def test_a_rule_in_words(rule: dict[str, Any], english: str, chinese: str) -> None:
+    assert in_words(rule, "en") == english
+    assert in_words(rule, "zh_CN") == chinese

@@ -1,0 +1,137 @@
+"""The console in a real browser: no policy violation, no overflow, and it can be worked with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.web import browser, seed
+from tests.web.conftest import Shop
+from tests.web.test_assets import built
+
+pytestmark = pytest.mark.browser
+PAGES = (
+    "/",
+    "/members",
+    "/members/9",
+    "/segments",
+    "/segments/dormant-buyers",
+    "/segments/rfm",
+    "/segments/lifecycle",
+    "/segments/dormant-buyers/edit",
+    "/campaigns",
+    "/campaigns/spring-win-back",
+    "/campaigns/tea-week",
+    "/campaigns/draft-idea/edit",
+    "/loyalty",
+    "/loyalty/batches/1",
+    "/loyalty/batches/new",
+    "/loyalty/points",
+    "/channels",
+    "/channels/outbox",
+    "/channels/accounts",
+    "/channels/inbox",
+    "/results",
+    "/results/1",
+    "/settings",
+    "/settings/account",
+    "/settings/users",
+    "/settings/keys",
+    "/settings/audit",
+)
+
+
+@pytest.fixture
+def chromium(shop: Shop) -> Iterator[tuple[Any, str]]:
+    browser.need_browser()
+    built()
+    with browser.serving(shop.app) as base, browser.browser() as found:
+        yield found, base
+
+
+@pytest.mark.parametrize(("width", "language"), [(1440, "zh"), (390, "en")])
+def test_pages_break_no_policy_and_fit_their_width(
+    chromium: tuple[Any, str], width: int, language: str
+) -> None:
+    page = browser.open_page(*chromium, width=width, height=844, language=language)
+    browser.log_in(page, "admin@example.com", seed.PASSWORD)
+    for address in PAGES:
+        page.goto(address)
+        if page.locator("[data-chart]:visible").count():
+            page.wait_for_selector("[data-chart]:visible svg")
+        assert page.problems == [], address
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+        for chart in page.query_selector_all("[data-chart]"):
+            if chart.is_visible():
+                assert chart.query_selector("svg") is not None, address
+
+
+def test_a_rule_is_built_by_hand_and_counted_as_it_grows(chromium: tuple[Any, str]) -> None:
+    page = browser.open_page(*chromium)
+    browser.log_in(page, "marketer@example.com", seed.PASSWORD)
+    page.goto("/segments/new")
+    page.fill("#title", "Late tea drinkers")
+    page.fill("#name", "late-tea")
+    page.wait_for_selector("#count strong")
+    page.click("button:has-text('+ Something they did')")
+    leaf = page.locator(".builder .leaf").last
+    leaf.get_by_text("Only where …").click()
+    row = page.locator(".builder .where").last
+    row.locator("select").first.select_option("category")
+    row = page.locator(".builder .where").last
+    row.locator("input").fill("tea")
+    page.wait_for_selector("#count .rule-words:has-text('tea')")
+    page.click("button:has-text('Save')")
+    page.wait_for_url("**/segments/late-tea")
+    assert "tea" in page.inner_text(".rule-words")
+    assert page.problems == []
+
+
+def test_the_slash_key_searches_and_leaving_a_changed_form_asks(chromium: tuple[Any, str]) -> None:
+    page = browser.open_page(*chromium)
+    browser.log_in(page, "marketer@example.com", seed.PASSWORD)
+    page.keyboard.press("/")
+    page.keyboard.type("M0008")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search?q=M0008")
+    assert page.locator("main a[href='/members/9']").count() == 1
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    page.goto("/campaigns/draft-idea/edit")
+    page.fill("#title", "Changed")
+    page.goto("/campaigns")
+    assert asked == ["beforeunload"]
+
+
+def test_an_approval_wakes_only_when_the_name_is_typed(chromium: tuple[Any, str]) -> None:
+    page = browser.open_page(*chromium, width=390, height=844)
+    browser.log_in(page, "admin@example.com", seed.PASSWORD)
+    page.goto("/campaigns/tea-week")
+    page.wait_for_selector("#simulation .funnel")
+    page.click("button[data-dialog='#approve']")
+    button = page.locator("#approve [data-locked]")
+    assert button.is_disabled()
+    page.fill("#approve-word", "tea")
+    assert button.is_disabled()
+    page.fill("#approve-word", "tea-week")
+    button.click()
+    page.wait_for_selector("text=Approved. It can run now")
+    assert page.problems == []
+
+
+def test_a_variant_is_added_and_taken_away(chromium: tuple[Any, str]) -> None:
+    page = browser.open_page(*chromium)
+    browser.log_in(page, "marketer@example.com", seed.PASSWORD)
+    page.goto("/campaigns/draft-idea/edit")
+    assert page.locator("#variants [data-row]").count() == 2
+    page.click("[data-add-row='#variants']")
+    page.wait_for_selector("#variant-2-name")
+    page.locator("#variants [data-row]").nth(1).locator("[data-remove-row]").click()
+    page.fill("#variant-2-name", "C")
+    page.fill("#variant-2-weight", "50")
+    page.select_option("#variant-2-email", "win-back-mail")
+    page.click("button:has-text('Save the draft')")
+    page.wait_for_url("**/campaigns/draft-idea")
+    assert page.locator("main tbody th:has-text('C')").count() == 1

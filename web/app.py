@@ -1,0 +1,201 @@
+"""The web application: console pages, HTTP API and public pages in one APIFlask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache, partial
+from http import HTTPStatus
+from typing import Any
+
+from apiflask import APIFlask
+from flask import Flask, current_app, flash, jsonify, redirect, render_template, request
+from flask_babel import gettext, lazy_gettext
+from flask_wtf.csrf import CSRFError
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as AnyResponse
+
+from core.db import Database
+from core.errors import HuiliuError, InvalidInput, NotFound
+from core.settings import Settings
+from core.times import now
+from core.warehouse.engine import DuckEngine
+from segments.facts import open_engine
+from web import context, i18n, security, static_files, words
+from web.assets.manifest import asset_path
+from web.console import (
+    campaigns,
+    channels,
+    loyalty,
+    members,
+    overview,
+    results,
+    segments,
+    session,
+    settings_pages,
+)
+
+FORM_PARTS = 5000
+_PAGES = (overview, members, segments, campaigns, loyalty, channels, results, settings_pages, session)
+_ERROR_TEXTS = {
+    400: lazy_gettext("The request could not be read. Go back, and try again."),
+    403: lazy_gettext("Your role does not allow this. An administrator can change it under Settings."),
+    404: lazy_gettext("There is nothing at this address. It may have been archived, or the link is wrong."),
+    405: lazy_gettext("This address cannot be used like that."),
+    413: lazy_gettext("The upload is too large."),
+    429: lazy_gettext("Too many attempts. Wait a minute, then try again."),
+}
+
+
+def create_app(
+    settings: Settings,
+    database: Database,
+    *,
+    engine: Callable[[], DuckEngine] | None = None,
+    clock: Callable[[], datetime] | None = None,
+) -> APIFlask:
+    """The application over a migrated ``database``.
+
+    ``engine`` makes the analytics engine (default: DuckDB over the settings' warehouse); ``clock``
+    gives the time for everything that a page shows or writes (default: :func:`core.times.now`).
+    """
+    app = APIFlask(
+        "web",
+        title="Huiliu",
+        version="1",
+        spec_path="/api/openapi.json",
+        docs_path=None,
+        json_errors=False,
+        static_folder=None,  # type: ignore[arg-type]
+    )
+    app.config.update(
+        MAX_CONTENT_LENGTH=settings.upload_limit_mb * 1024 * 1024,
+        MAX_FORM_PARTS=FORM_PARTS,
+        TEMPLATES_AUTO_RELOAD=False,
+    )
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    moment = clock or partial(now, settings)
+    app.extensions[context.EXTENSION] = context.Console(
+        settings, database, engine or _engine_of(settings), moment
+    )
+    i18n.init(app, settings)
+    csrf = security.init(app, settings, database)
+    static_files.init(app)
+    for module in _PAGES:
+        app.register_blueprint(module.bp)
+    _register_interfaces(app, database, settings, moment, csrf.exempt)
+    app.teardown_request(context.close_reading)
+    app.context_processor(_for_templates)
+    app.jinja_env.globals.update(asset=asset_path, word=words.word, tone=words.tone, options=words.options)
+    app.jinja_env.filters.update(text_of=i18n.text_of)
+    _register_errors(app)
+    return app
+
+
+def _register_interfaces(
+    app: APIFlask,
+    database: Database,
+    settings: Settings,
+    clock: Callable[[], datetime],
+    exempt: Callable[[Any], Any],
+) -> None:
+    """The HTTP API and the public pages: both guard themselves (keys, signed links), so no CSRF there."""
+    from web.api.views import create_blueprint as create_api
+    from web.public.views import create_blueprint as create_public
+
+    for blueprint in (create_api(database, settings, clock=clock), create_public(database, settings, clock)):
+        app.register_blueprint(blueprint)
+        exempt(blueprint)
+
+
+def _engine_of(settings: Settings) -> Callable[[], DuckEngine]:
+    @lru_cache(maxsize=1)
+    def make() -> DuckEngine:
+        return open_engine(settings)
+
+    return make
+
+
+def _for_templates() -> dict[str, Any]:
+    return {
+        "settings": context.console().settings,
+        "may": context.may,
+        "now": context.now(),
+        "frame": session.frame,
+    }
+
+
+def _register_errors(app: Flask) -> None:
+    app.register_error_handler(CSRFError, _stale_form)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(HuiliuError, _refusal)
+    app.register_error_handler(Exception, _crash)
+
+
+def _wants_json() -> bool:
+    return request.path.startswith("/api/")
+
+
+def _page(code: int, text: str) -> tuple[str, int]:
+    title = (
+        gettext("Not found")
+        if code == 404
+        else gettext("Not allowed")
+        if code == 403
+        else gettext("That did not work")
+    )
+    return render_template("error.html", code=code, title=title, text=text), code
+
+
+def _stale_form(_error: CSRFError) -> AnyResponse | tuple[Any, int]:
+    text = gettext(
+        "This form was open for too long, or belongs to another session. Load it again, then send it."
+    )
+    return _page(400, text)
+
+
+def _http_error(error: HTTPException) -> AnyResponse | tuple[Any, int]:
+    code = error.code or 500
+    if error.response is not None or code < 400:
+        return error.get_response()
+    if _wants_json():
+        return jsonify(
+            error={"code": HTTPStatus(code).name.lower(), "message": error.description, "field": None}
+        ), code
+    text = _ERROR_TEXTS.get(code)
+    return _page(code, str(text) if text else str(error.description or error.name))
+
+
+def _refusal(error: HuiliuError) -> AnyResponse | tuple[Any, int]:
+    """A refusal that no view caught: its message says what to do, so the page shows it."""
+    code = 404 if isinstance(error, NotFound) else 422 if isinstance(error, InvalidInput) else 409
+    if _wants_json():
+        return jsonify(
+            error={
+                "code": type(error).__name__,
+                "message": str(error),
+                "field": getattr(error, "field", None),
+            }
+        ), code
+    if request.method == "POST" and not context.is_htmx() and code != 404:
+        flash(str(error), "error")
+        back = request.referrer
+        if back and back.startswith(request.host_url):
+            return redirect(back, 303)
+    return _page(code, str(error))
+
+
+def _crash(error: Exception) -> AnyResponse | tuple[Any, int]:
+    if current_app.testing:
+        raise error
+    current_app.logger.exception("A request failed: %s %s", request.method, request.path)
+    if _wants_json():
+        return jsonify(
+            error={"code": "internal", "message": "The server failed; see its log.", "field": None}
+        ), 500
+    return _page(
+        500,
+        gettext(
+            "The server failed on this page. What you sent was not half written; the log has the details."
+        ),
+    )

@@ -1,0 +1,99 @@
+"""Read-outs as pages show them: the verdict, the checks, an interval picture a metric, then money."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flask_babel import gettext
+
+from experiments import readout as frozen
+from experiments.models import Readout
+from web import charts, i18n
+from web.words import word
+
+GOALS = {"revenue": "revenue", "orders": "orders", "conversion": "converted"}
+"""A campaign's goal → the metric of its read-out, which is shown first."""
+
+
+@dataclass(frozen=True)
+class MetricView:
+    """One metric: its picture, and what could not be compared."""
+
+    metric: str
+    chart: charts.Chart | None
+    rows: list[frozen.Result]
+    unit: charts.Unit
+    refused: list[str]
+
+
+@dataclass(frozen=True)
+class View:
+    """``kind`` is ``real`` or ``simulated``; the page marks the second plainly."""
+
+    id: int
+    kind: str
+    as_of: datetime
+    verdict: str
+    found: frozen.ReadOut
+    metrics: list[MetricView]
+    roi: dict[str, Any] | None
+    """variant → its money (``campaigns.roi.Roi`` as JSON)."""
+    note: str | None
+    """What a simulated one assumes."""
+    trusted: bool
+
+
+def view(row: Readout) -> View:
+    """A stored read-out, made ready for its page."""
+    found = frozen.from_json(row.result)
+    names = list(dict.fromkeys(result.metric for result in found.results))
+    goal = GOALS.get(str(row.settings.get("metric")), "revenue")
+    names.sort(key=lambda name: name != goal)
+    return View(
+        row.id,
+        row.kind,
+        row.as_of,
+        frozen.verdict(found, i18n.content_locale(), goal if goal in names else "revenue"),
+        found,
+        [_metric(row.id, name, found) for name in names],
+        row.settings.get("roi"),
+        row.settings.get("note"),
+        found.srm is None or found.srm.ok,
+    )
+
+
+def unit_of(metric: str, currency: str | None) -> charts.Unit:
+    if metric in frozen.MONEY_METRICS and currency:
+        return charts.Unit("money", currency)
+    return charts.Unit("share") if metric == "converted" else charts.Unit("number")
+
+
+def _metric(readout_id: int, metric: str, found: frozen.ReadOut) -> MetricView:
+    results = [result for result in found.results if result.metric == metric]
+    unit = unit_of(metric, found.currency)
+    shown = [result for result in results if result.absolute is not None]
+    bars = [
+        charts.Interval(
+            word("arm", result.arm), result.absolute.low, result.absolute.estimate, result.absolute.high
+        )
+        for result in shown
+        if result.absolute is not None
+    ]
+    chart = None
+    if bars:
+        chart = charts.intervals(
+            f"readout-{readout_id}-{metric}",
+            gettext("%(metric)s: difference from the holdout, by variant", metric=word("metric", metric)),
+            bars,
+            unit,
+            heading=gettext("Variant"),
+            words=(gettext("Low"), gettext("Estimate"), gettext("High")),
+            base=gettext(
+                "Difference a member against the holdout, %(level)s%% interval; n = %(n)s",
+                level=f"{100 * (1 - found.alpha):g}",
+                n=i18n.number(sum(found.arms.values())),
+            ),
+        )
+    return MetricView(metric, chart, results, unit, [result.refused for result in results if result.refused])

@@ -1,0 +1,284 @@
+"""What stored codes are called on a page, and which of the states (good, watch, bad, live) they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flask_babel import lazy_gettext as _
+
+from campaigns.decide import REASONS
+from segments.settings import RFM_TITLES, STAGE_TITLES, VALUE_TITLES
+from web.i18n import language
+
+_WORDS: dict[str, dict[str, object]] = {
+    "campaign": {
+        "draft": _("Draft"),
+        "pending": _("Waiting for approval"),
+        "approved": _("Approved"),
+        "running": _("Running"),
+        "finished": _("Finished"),
+        "paused": _("Paused"),
+        "archived": _("Archived"),
+        "failed": _("Failed"),
+    },
+    "message": {
+        # states
+        "queued": _("Queued"),
+        "leased": _("Being sent"),
+        "sent": _("Sent"),
+        "delivered": _("Delivered"),
+        "failed": _("Failed"),
+        "skipped": _("Skipped"),
+        "unknown": _("Unknown"),
+        # events
+        "deferred": _("Deferred"),
+        "opened": _("Opened"),
+        "clicked": _("Clicked"),
+        "unsubscribed": _("Unsubscribed"),
+        "complaint": _("Complained"),
+        "hard_bounce": _("Bounced: the address does not exist"),
+        "soft_bounce": _("Bounced for now"),
+        "undelivered": _("Not delivered"),
+    },
+    "channel": {"email": _("E-mail"), "sms": _("SMS"), "wechat": _("WeChat")},
+    "purpose": {"marketing": _("Marketing"), "transactional": _("Transactional")},
+    "coupon": {
+        "issued": _("Issued"),
+        "redeemed": _("Redeemed"),
+        "expired": _("Expired"),
+        "revoked": _("Revoked"),
+        "held": _("Held"),
+    },
+    "order": {"paid": _("Paid"), "refunded": _("Refunded"), "cancelled": _("Cancelled")},
+    "points": {
+        "earn": _("Earned"),
+        "grant": _("Granted"),
+        "spend": _("Spent"),
+        "refund": _("Given back"),
+        "expire": _("Expired"),
+        "revoke": _("Taken back"),
+        "debt": _("Debt"),
+        "repay": _("Debt repaid"),
+        "adjust": _("Adjusted"),
+    },
+    "job": {"running": _("Running"), "done": _("Done"), "failed": _("Failed")},
+    "role": {
+        "admin": _("Administrator"),
+        "marketer": _("Marketer"),
+        "analyst": _("Analyst"),
+        "support": _("Support"),
+    },
+    "reason": {
+        # of deliveries; those of decisions are the campaigns package's own
+        "quiet_hours": _("Quiet hours"),
+        "unsubscribed": _("Unsubscribed"),
+        "expired": _("Too late to send"),
+        "paused": _("Channel is paused"),
+        "no_address": _("No address for the channel"),
+        "no_consent": _("No consent for the channel"),
+        "withdrawn": _("Consent was withdrawn"),
+        "suppressed": _("Address is suppressed"),
+        "erased": _("Member was erased"),
+        "hard_bounce": _("Address does not exist"),
+        "complaint": _("Complained"),
+        "unsubscribe": _("Unsubscribed"),
+        "attempts": _("Tried as often as allowed"),
+        "unanswered": _("The provider never answered"),
+    },
+    "source": {
+        "run": _("Campaign"),
+        "journey": _("Journey"),
+        "api": _("Shop's system"),
+        "test": _("Test"),
+    },
+    "metric": {
+        "revenue": _("Revenue"),
+        "orders": _("Orders"),
+        "converted": _("Conversion"),
+        "conversion": _("Conversion"),
+        "margin": _("Margin"),
+    },
+    "readout": {"real": _("Real"), "simulated": _("Simulated")},
+    "arm": {"control": _("Holdout"), "holdout": _("Holdout")},
+    "scope": {"ingest": _("Send data in"), "loyalty": _("Coupons and points"), "read": _("Read")},
+    "template": {
+        "subject": _("Subject"),
+        "preheader": _("Preview line"),
+        "html": _("HTML"),
+        "text": _("Text"),
+        "provider_template": _("Provider's template id"),
+        "params": _("Parameters"),
+        "url": _("Link"),
+        "data": _("Fields of the card"),
+    },
+    "object": {
+        "campaign": _("Campaign"),
+        "segment": _("Segment"),
+        "template": _("Template"),
+        "coupon_batch": _("Coupon batch"),
+        "coupon": _("Coupon"),
+        "member": _("Member"),
+        "user": _("User"),
+        "api_key": _("API key"),
+        "channel": _("Channel"),
+        "message": _("Message"),
+        "settings": _("Settings"),
+        "preference": _("Settings"),
+        "import": _("Import"),
+    },
+    "action": {
+        "create": _("Made"),
+        "save": _("Saved"),
+        "change": _("Changed"),
+        "archive": _("Archived"),
+        "restore": _("Restored"),
+        "submit": _("Submitted for approval"),
+        "approve": _("Approved"),
+        "reject": _("Sent back"),
+        "pause": _("Paused"),
+        "resume": _("Resumed"),
+        "run": _("Run"),
+        "measure": _("Measured"),
+        "issue": _("Codes issued"),
+        "retry": _("Sent again"),
+        "erase": _("Erased"),
+        "revoke": _("Revoked"),
+        "member.contact_shown": _("Looked at contact details"),
+        "user.create": _("User added"),
+        "user.change": _("Roles or access changed"),
+        "user.password": _("Password set"),
+        "user.rename": _("Name changed"),
+        "channel.pause": _("Channel paused"),
+        "channel.resume": _("Channel resumed"),
+        "channel.unknown": _("Choice for unanswered messages changed"),
+    },
+    "property": {
+        "amount": _("amount"),
+        "discount": _("discount"),
+        "channel": _("channel"),
+        "coupon_code": _("coupon code"),
+        "status": _("status"),
+        "category": _("category"),
+        "sku": _("SKU"),
+        "brand": _("brand"),
+        "quantity": _("quantity"),
+        "purpose": _("purpose"),
+        "delta": _("change"),
+        "kind": _("kind"),
+    },
+    "op": {
+        "=": _("is"),
+        "!=": _("is not"),
+        ">": ">",
+        ">=": "≥",
+        "<": "<",
+        "<=": "≤",
+        "between": _("between"),
+        "in": _("one of"),
+        "not_in": _("none of"),
+        "contains": _("contains"),
+        "starts_with": _("starts with"),
+        "matches_any": _("has any of"),
+        "is_set": _("is known"),
+        "is_not_set": _("is not known"),
+        "in_last": _("in the last"),
+        "in_next": _("in the next"),
+        "anniversary_in": _("has its day within"),
+    },
+    "aggregate": {
+        "count": _("number"),
+        "sum": _("sum of"),
+        "min": _("least"),
+        "max": _("greatest"),
+        "avg": _("average of"),
+        "distinct": _("different values of"),
+        "days_since": _("days since the last"),
+        "first": _("first"),
+        "last": _("last"),
+    },
+    "event": {
+        "order": _("Order"),
+        "order_line": _("Order line"),
+        "message_sent": _("Message sent"),
+        "message_opened": _("Message opened"),
+        "message_clicked": _("Message clicked"),
+        "message_delivered": _("Message delivered"),
+        "coupon_redeemed": _("Coupon redeemed"),
+        "coupon_issued": _("Coupon issued"),
+        "points": _("Points"),
+        "page_view": _("Page viewed"),
+        "view": _("Product viewed"),
+        "product_viewed": _("Product viewed"),
+        "search": _("Searched"),
+        "add_to_cart": _("Put in cart"),
+        "cart": _("Put in cart"),
+        "checkout": _("Checkout"),
+    },
+}
+
+_TONES = {
+    "campaign": {
+        "pending": "watch",
+        "running": "live",
+        "approved": "good",
+        "failed": "bad",
+        "paused": "watch",
+    },
+    "message": {
+        "delivered": "good",
+        "sent": "good",
+        "failed": "bad",
+        "unknown": "watch",
+        "leased": "live",
+        "queued": "live",
+        "deferred": "watch",
+    },
+    "coupon": {"redeemed": "good", "issued": "live", "revoked": "bad"},
+    "order": {"paid": "good", "refunded": "watch"},
+    "job": {"running": "live", "done": "good", "failed": "bad"},
+    "stage": {
+        "at_risk": "watch",
+        "churned": "bad",
+        "high_value": "good",
+        "reactivated": "good",
+        "active": "good",
+    },
+    "readout": {"simulated": "watch", "real": "good"},
+}
+
+
+_TITLES = {"stage": STAGE_TITLES, "rfm": RFM_TITLES, "value": VALUE_TITLES}
+"""Kinds whose titles the segments package owns: code → (English, Chinese)."""
+
+
+def stages() -> list[str]:
+    """Every stage there is, in its order."""
+    return list(STAGE_TITLES)
+
+
+def word(kind: str, code: str | None) -> str:
+    """The page's word for a stored code; a code without one is shown as it is, legibly."""
+    if code is None:
+        return ""
+    if kind == "reason" and code in REASONS:
+        text = REASONS[code][language() == "zh"]
+        return text[:1].upper() + text[1:]
+    if kind in _TITLES and code in _TITLES[kind]:
+        return _TITLES[kind][code][language() == "zh"]
+    found = _WORDS.get(kind, {}).get(code)
+    return str(found) if found is not None else code.replace("_", " ")
+
+
+def tone(kind: str, code: str | None) -> str:
+    """``good``, ``watch``, ``bad``, ``live`` or nothing."""
+    return _TONES.get(kind, {}).get(code or "", "")
+
+
+def codes(kind: str) -> list[str]:
+    """The codes of a kind that have words, in their order."""
+    return list(_WORDS[kind])
+
+
+def options(kind: str, codes_: Iterable[str]) -> list[tuple[str, str]]:
+    """(code, word) pairs for a choice."""
+    return [(code, word(kind, code)) for code in codes_]

@@ -94,7 +94,7 @@ def _variant(data: Any, path: str) -> Variant:
     if unknown:
         raise InvalidInput(f"{path}: a variant has no {', '.join(unknown)}.", f"{path}.{unknown[0]}")
     name = str(data.get("name") or "").strip()
-    if not _ARM.match(name) or name == HOLDOUT:
+    if not _ARM.fullmatch(name) or name == HOLDOUT:
         raise InvalidInput(
             f"{path}: the name needs 1 to 40 letters or digits, and is not “{HOLDOUT}”.", f"{path}.name"
         )
@@ -167,7 +167,7 @@ def _check_quiet_hours(hours: Mapping[str, str] | None) -> None:
     if hours is None:
         return
     good = set(hours) == {"start", "end", "mode"} and all(
-        _CLOCK.match(str(hours[key])) for key in ("start", "end")
+        _CLOCK.fullmatch(str(hours[key])) for key in ("start", "end")
     )
     if not good or hours["mode"] not in ("defer", "drop") or hours["start"] == hours["end"]:
         raise InvalidInput(

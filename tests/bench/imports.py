@@ -57,9 +57,9 @@ def timed_script(database: str, file: str) -> dict[str, Any]:
     target = Database(f"sqlite:///{database}")
     with target.engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT external_id, id FROM members")
-        members = {external_id: member_id for external_id, member_id in rows}
-    connection = target.engine.raw_connection()
-    cursor = connection.cursor()
+        members = {row[0]: row[1] for row in rows}
+    raw = target.engine.raw_connection()
+    cursor = raw.cursor()
     start, used = time.perf_counter(), cpu_s()
     with Path(file).open(encoding="utf-8", newline="") as opened:
         for orders, lines in _plain_chunks(csv.reader(opened), members):
@@ -75,7 +75,7 @@ def timed_script(database: str, file: str) -> dict[str, Any]:
                 "discount_minor, refunded) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 lines,
             )
-            connection.commit()
+            raw.commit()
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "cpu_s": cpu_s() - used, **_sums(target)}
 
@@ -142,7 +142,8 @@ def _seeded(folder: Path) -> Path:
     upgrade(database)
     columns = ("source", "external_id", "tags", "attributes", "fingerprint", "created_at", "updated_at")
     with database.write() as session:
-        rows = ((SOURCE, f"m{number}", [], {}, "x", NOW, NOW) for number in range(1, MEMBERS + 1))
+        bare: list[Any] = [[], {}, "x", NOW, NOW]
+        rows = ((SOURCE, f"m{number}", *bare) for number in range(1, MEMBERS + 1))
         bulk_insert(session, Member.__table__, columns, rows)
     with database.engine.connect() as connection:
         connection.execute(sa.text("COMMIT"))

@@ -12,7 +12,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -28,11 +28,14 @@ KIB = 1024
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of a contestant: wall and processor seconds of the measured part, peak RSS of its process."""
+    """One run of a contestant: wall and processor seconds of the measured part, peak RSS of its process.
+
+    None: not measured, as of a program that is not ours.
+    """
 
     seconds: float
-    cpu_s: float
-    peak_mb: float
+    cpu_s: float | None
+    peak_mb: float | None
     answer: dict[str, Any] = field(default_factory=dict)
 
 
@@ -58,10 +61,11 @@ class Comparison:
     met: bool | None
     rows: int
     rows_per_s: int
-    peak_mb: float
-    peer_peak_mb: float
-    cpu_s: float
-    peer_cpu_s: float
+    peak_mb: float | None
+    peer_peak_mb: float | None
+    cpu_s: float | None
+    """Of the contestant's own process: a database server's are not in it."""
+    peer_cpu_s: float | None
     repetitions: int
 
     def to_json(self) -> str:
@@ -149,9 +153,18 @@ def compare(
         met=met,
         rows=rows,
         rows_per_s=round(rows / seconds),
-        peak_mb=max(sample.peak_mb for sample in ours),
-        peer_peak_mb=max(sample.peak_mb for sample in theirs),
-        cpu_s=round(median(sample.cpu_s for sample in ours), 2),
-        peer_cpu_s=round(median(sample.cpu_s for sample in theirs), 2),
+        peak_mb=max(_known(sample.peak_mb for sample in ours), default=None),
+        peer_peak_mb=max(_known(sample.peak_mb for sample in theirs), default=None),
+        cpu_s=_median(sample.cpu_s for sample in ours),
+        peer_cpu_s=_median(sample.cpu_s for sample in theirs),
         repetitions=len(ours),
     )
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return round(median(known), 2) if known else None

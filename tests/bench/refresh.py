@@ -208,11 +208,9 @@ def timed_pandas(facts: str, out: str) -> dict[str, Any]:
     scored["value_segment"] = much + np.select(
         [recent & often, recent, often], ["value", "develop", "keep"], "win_back"
     ).astype(object)
-    silent = buyers[(buyers.orders >= 3) & (buyers.last_order_at >= now - days(90))].index
-    rhythm = orders.loc[orders.member_id.isin(silent), ["member_id", "ordered_at"]]
-    rhythm = rhythm.sort_values(["member_id", "ordered_at"])
-    rhythm["gap"] = rhythm.groupby("member_id").ordered_at.diff()
-    buyers["gap"] = rhythm.groupby("member_id").gap.median()
+    orders = orders.sort_values(["member_id", "ordered_at"])
+    orders["gap"] = orders.groupby("member_id").ordered_at.diff()
+    buyers["gap"] = orders.groupby("member_id").gap.median()
     buyers["before"] = orders[orders.ordered_at < now - days(30)].groupby("member_id").ordered_at.max()
     buyers["since"] = orders[orders.ordered_at >= now - days(30)].groupby("member_id").ordered_at.min()
     top = np.quantile(scored.monetary, 0.8, method="inverted_cdf")
@@ -291,8 +289,7 @@ def bench(*, quick: bool, repetitions: int) -> Iterator[Comparison]:
         return found
 
     def theirs(function: str, name: str, **arguments: Any) -> Sample:
-        where = {"facts": str(facts), "out": str(outs[name])}
-        return in_child(f"tests.bench.refresh:{function}", **where, **arguments)
+        return in_child(f"tests.bench.refresh:{function}", facts=str(facts), out=str(outs[name]), **arguments)
 
     try:
         contestants = {

@@ -31,7 +31,6 @@ from tests.conftest import SECRET
 
 MEMBERS = 200_000
 AT_MOST = 3.0
-MAX_MB = 400
 PARENTS = ("experiments", "campaign_runs")
 """Rows that the run makes once and its other rows refer to: put there before the peer's clock starts."""
 TABLES = ("decisions", "assignments", "coupons", "points_lots", "points_entries", "messages")
@@ -73,18 +72,18 @@ def timed_insert(home: str, url: str, finished: str) -> dict[str, Any]:
         parents = {table: _rows(connection, table) for table in PARENTS}
     columns = {table: _columns(target, table) for table in (*PARENTS, *TABLES)}
     put = _executemany if target.dialect == "sqlite" else _copy
-    connection = target.engine.raw_connection()
-    cursor = connection.cursor()
+    raw = target.engine.raw_connection()
+    cursor = raw.cursor()
     for table in PARENTS:
         put(cursor, table, columns[table], parents[table])
-    connection.commit()
+    raw.commit()
     start, used = time.perf_counter(), cpu_s()
     for batch in batches:
         if target.dialect == "sqlite":
             cursor.execute("BEGIN IMMEDIATE")
         for table, rows in batch.items():
             put(cursor, table, columns[table], rows)
-        connection.commit()
+        raw.commit()
     seconds = time.perf_counter() - start
     written = sum(len(rows) for batch in batches for rows in batch.values())
     return {"seconds": seconds, "cpu_s": cpu_s() - used, "rows": written}

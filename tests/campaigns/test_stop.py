@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from campaigns import campaigns, flows
-from campaigns.models import CampaignRun
 from campaigns.run import run
-from channels import outbox
 from channels.models import Message
 from core.models import AuditEntry, Todo
 from tests.campaigns.conftest import NOW, Shop
@@ -75,34 +71,24 @@ def test_a_running_campaign_is_paused_with_the_providers_words(shop: Shop) -> No
     assert len(pauses(shop)) == 1
 
 
-def test_a_run_under_way_ends_behind_the_batch_and_goes_on_when_resumed(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_under_way_ends_behind_the_batch_and_goes_on_when_resumed(shop: Shop) -> None:
     shop.members(700)
     shop.campaign()
-    original = outbox.enqueue
 
-    def refused_meanwhile(session: Session, rows: Iterable[outbox.OutboxRow]) -> int:
-        new = original(session, rows)
-        session.add(Todo(queue="campaigns.stop", subject_id=session.scalars(sa.select(CampaignRun.id)).one()))
-        session.flush()
-        assert campaigns.stop_refused(session, NOW) == ["back"]
-        return new
+    def refused_meanwhile(_done: int, _total: int) -> None:
+        [(run_id,)] = shop.rows("SELECT id FROM campaign_runs")
+        refuse(shop, run_id)
+        assert stop(shop) == ["back"]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(outbox, "enqueue", refused_meanwhile)
-        done = run(shop.database, shop.engine, shop.settings, "back", NOW)
+    done = run(shop.database, shop.engine, shop.settings, "back", NOW, progress=refused_meanwhile)
     assert done.candidates == 300, "one batch, not three"
     assert shop.state() == "paused"
     with shop.database.write() as session:
         assert campaigns.due(session, NOW) == [], "a paused campaign is not taken up again"
         campaigns.resume(session, campaigns.by_name(session, "back"), "boss", NOW)
-    places: list[int] = []
-    done = run(
-        shop.database, shop.engine, shop.settings, "back", NOW, progress=lambda at, _total: places.append(at)
-    )
-    assert places[0] == 300, "it goes on where it stopped"
+    done = run(shop.database, shop.engine, shop.settings, "back", NOW)
     assert done.candidates == 700
+    assert shop.rows("SELECT count(*), count(DISTINCT member_id) FROM decisions") == [(700, 700)]
     assert shop.state() == "finished"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,11 +14,11 @@ from core.db import Database
 from core.imports import COUPON_QUEUE, load_rows, numbered
 from core.models import AuditEntry, Order, Todo, WarehouseMark
 from core.settings import Settings
-from loyalty import coupons
+from loyalty import coupons, settlement
 from loyalty.models import Coupon, Redemption
 from loyalty.settlement import Settled, basket_before, discount_of, settle_orders
 from tests.conftest import count
-from tests.loyalty.data import NOW, add_batch, add_members
+from tests.loyalty.data import NOW, add_batch, add_members, together
 
 ORDERED = NOW - timedelta(days=1)
 
@@ -352,12 +353,38 @@ def test_workers_at_once_settle_every_order_once(pg_db: Database, settings: Sett
     assert len(till.uses()) == 60
 
 
+def test_two_orders_with_one_code_in_two_workers_at_once(
+    pg_db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when the codes are not locked: both workers then find the code free, and one crashes."""
+    till = Till(pg_db, settings)
+    (code,) = till.codes(None)
+    till.order(code, 1)
+    till.order(code, 2)
+    meeting, original = threading.Barrier(2), settlement._redemptions
+
+    def meet(*args: Any) -> Any:
+        found = original(*args)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(1.0)  # the other one is still waiting for the lock, if there is one
+        return found
+
+    monkeypatch.setattr(settlement, "_redemptions", meet)
+    done: list[Settled] = []
+
+    def work() -> None:
+        with till.database.write() as session:
+            done.append(settle_orders(session, NOW, 1))
+
+    assert together([work, work]) == {"done": 2}
+    assert sum(one.redeemed for one in done) == sum(one.refused for one in done) == 1
+    assert len(till.uses()) == 1
+
+
 def test_a_refund_that_arrives_meanwhile_is_seen_under_the_lock(
     pg_db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that read the order as paid before another settled its refund redeems nothing."""
-    from loyalty import settlement
-
     till = Till(pg_db, settings)
     (code,) = till.codes(1)
     till.order(code)

@@ -200,7 +200,7 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> list[Shop]:
     return made
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(number=st.integers(0, SHOPS - 1), rule=RULES)
 def test_duckdb_agrees_with_plain_python(shops: list[Shop], number: int, rule: Any) -> None:
     shop = shops[number]

@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core.warehouse.engine import DuckEngine
 from tests.conftest import SECRET
+
+if TYPE_CHECKING:  # a child imports no more than its contestant needs
+    from core.warehouse.engine import DuckEngine
 
 REPETITIONS = 5
 KIB = 1024

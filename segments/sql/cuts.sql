@@ -10,3 +10,4 @@ SELECT
     avg(monetary) AS mean_monetary,
     quantile_disc(monetary, $top_quantile) AS top_spend
 FROM measures
+WHERE recency IS NOT NULL

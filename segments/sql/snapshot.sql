@@ -1,5 +1,6 @@
 -- One row a member: measures, scores, names, stage. A score is 1 plus the number of cut points
 -- exceeded (recency reversed), so equal values score alike and row order never matters.
+-- Everybody is in it who was there as of the date: registered before it, or bought before it.
 WITH scored AS (
     SELECT
         *,
@@ -19,16 +20,15 @@ staged AS (
                 WHEN s.frequency > $mean_frequency THEN 'keep'
                 ELSE 'win_back' END
         END AS value_segment,
-        coalesce(f.orders, 0) AS orders,
-        make_timestamptz(f.first_at) AS first_order_at,
-        make_timestamptz(f.last_at) AS last_order_at,
-        g.median_gap,
+        coalesce(s.orders, 0) AS orders,
+        make_timestamptz(s.first_at) AS first_order_at,
+        make_timestamptz(s.last_at) AS last_order_at,
         {stage} AS stage
-    FROM people AS p
-    LEFT JOIN facts AS f ON f.member_id = p.member_id
+    FROM (SELECT member_id, epoch_us(registered_at) AS registered_at FROM members) AS p
     LEFT JOIN scored AS s ON s.member_id = p.member_id
     LEFT JOIN gaps AS g ON g.member_id = p.member_id
     LEFT JOIN cells AS c ON c.r = s.r AND c.f = s.f
+    WHERE p.registered_at IS NULL OR p.registered_at < $as_of OR s.member_id IS NOT NULL
 )
 SELECT
     t.member_id, t.recency, t.frequency, t.monetary, t.r, t.f, t.m, t.rfm_segment, t.value_segment,

@@ -29,5 +29,6 @@ for command in (
     services.sandbox,
     services.demo,
     services.doctor,
+    services.bench,
 ):
     main.add_command(command)

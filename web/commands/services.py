@@ -1,11 +1,14 @@
-"""``huiliu up``, ``serve``, ``sandbox``, ``demo`` and ``doctor``."""
+"""``huiliu up``, ``serve``, ``sandbox``, ``demo``, ``doctor`` and ``bench``."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import sqlalchemy as sa
@@ -152,3 +155,27 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     )
     if not all(fine for _, fine, _ in findings):
         ctx.exit(REFUSED)
+
+
+BENCHMARKS = Path(__file__).parents[2] / "tests" / "bench"
+"""They stand in the source tree and are no part of the installed package."""
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]…")
+@click.option("--quick", is_flag=True, help="Small numbers: whether it works, not how fast.")
+@click.option("--repetitions", type=click.IntRange(1, 100), help="Rounds of each comparison.")
+@json_option
+@click.pass_context
+def bench(
+    ctx: click.Context, names: tuple[str, ...], quick: bool, repetitions: int | None, as_json: bool
+) -> None:
+    """Measure this machine: all benchmarks, or those named. --json: one object a comparison."""
+    if not BENCHMARKS.is_dir():
+        raise HuiliuError("The benchmarks come with the source code: run this in a checkout of it.")
+    command = [sys.executable, "-m", "tests.bench", *names]
+    command += ["--quick"] if quick else []
+    command += ["--repetitions", str(repetitions)] if repetitions else []
+    # The objects go to the output and the table to the error stream; people want the table.
+    output = None if as_json else subprocess.DEVNULL
+    ctx.exit(subprocess.run(command, cwd=BENCHMARKS.parents[1], stdout=output, check=False).returncode)

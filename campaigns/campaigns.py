@@ -30,6 +30,8 @@ __all__ = ["CampaignSpec", "Variant"]
 
 DRAFT, PENDING, APPROVED, RUNNING = "draft", "pending", "approved", "running"
 FINISHED, PAUSED, ARCHIVED = "finished", "paused", "archived"
+UNDONE = "undone"
+"""State of a run that was taken back before its first message left."""
 STATES = (DRAFT, PENDING, APPROVED, RUNNING, PAUSED, FINISHED, ARCHIVED)
 _DONE = {
     "submit": "submitted",

@@ -22,7 +22,7 @@ from experiments.assignment import assign
 
 EXCLUDED, ERASED, NO_ADDRESS, NO_CONSENT = "excluded", "erased", "no_address", "no_consent"
 SUPPRESSED, CAPPED, COUPON_LIMIT, CONTROL = "suppressed", "capped", "coupon_limit", "control"
-BUDGET, COUPONS_USED_UP = "budget", "coupons_used_up"
+BUDGET, COUPONS_USED_UP, UNDONE = "budget", "coupons_used_up", "undone"
 REASONS: dict[str, tuple[str, str]] = {
     EXCLUDED: ("in a segment that this campaign leaves out", "属于被排除的人群"),
     ERASED: ("erased", "已注销"),
@@ -35,6 +35,7 @@ REASONS: dict[str, tuple[str, str]] = {
     HOLDOUT: ("held out, to measure what the campaign brings", "属于对照组，用于衡量活动效果"),
     BUDGET: ("the budget was used up", "预算已用完"),
     COUPONS_USED_UP: ("the coupons were used up", "优惠券已发完"),
+    UNDONE: ("the run was undone before a message had left", "活动在消息发出前已撤销"),
 }
 """reason → words in English and Chinese."""
 

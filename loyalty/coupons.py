@@ -315,6 +315,30 @@ def revoke(session: Session, texts: Sequence[str], by: str, now: datetime) -> in
     return len(revoked)
 
 
+def take_back(session: Session, texts: Sequence[str]) -> None:
+    """Undo the issue of codes that nobody has seen: useless for good, and off every limit again.
+
+    Raises Conflict, and changes nothing, when one of them was redeemed.
+    """
+    taken = session.execute(
+        sa.update(Coupon)
+        .where(among(session, Coupon.code, texts), Coupon.state.in_((ISSUED, EXPIRED)))
+        .values(state=REVOKED, member_id=None)
+        .returning(Coupon.batch_id),
+        execution_options={"synchronize_session": False},
+    )
+    by_batch = Counter(taken.scalars())
+    if sum(by_batch.values()) < len(set(texts)):
+        raise Conflict("A coupon of this run was used already, so the run cannot be undone.")
+    for batch_id, number in sorted(by_batch.items()):  # a handful: the offers of one run
+        session.execute(
+            sa.update(CouponBatch)
+            .where(CouponBatch.id == batch_id, CouponBatch.total_limit.is_not(None))
+            .values(issued=CouponBatch.issued - number),
+            execution_options={"synchronize_session": False},
+        )
+
+
 def look_up(session: Session, text: str, now: datetime) -> CouponView:
     """A code and what it gives. InvalidInput: a typing error. NotFound: no such code."""
     code = codes.check(text)

@@ -8,7 +8,7 @@ Earning on orders is in :mod:`loyalty.earning`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -121,6 +121,25 @@ def grant_many(
     ledger.write(session, changes, now)
     ledger.repay_debts(session, {member: f"lot:{lot}" for lot, member, _, _ in new}, now)
     return len(new)
+
+
+def take_back(session: Session, source_kind: str, granted: Mapping[str, int], now: datetime) -> None:
+    """Undo grants (source id → member id): from their own lots, then the member's others, then as a debt."""
+    ledger.lock_members(session, granted.values())
+    lots = session.execute(
+        sa.select(PointsLot.id, PointsLot.member_id, PointsLot.issued, PointsLot.source_id)
+        .where(PointsLot.source_kind == source_kind, among(session, PointsLot.source_id, granted))
+        .order_by(PointsLot.id)
+    ).all()
+    held = ledger.holdings(session, sorted({lot.member_id for lot in lots}), now)
+    changes = [
+        change
+        for lot in lots
+        for change in held[lot.member_id].take_back(
+            lot.issued, lot.id, f"undo:{lot.source_id}", f"{source_kind}:{lot.source_id}"
+        )
+    ]
+    ledger.write(session, changes, now)
 
 
 def grant(session: Session, member_id: int, points: int, *, idempotency_key: str, now: datetime) -> Granted:

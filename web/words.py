@@ -138,6 +138,7 @@ _WORDS: dict[str, dict[str, object]] = {
         "pause": _("Paused"),
         "resume": _("Resumed"),
         "run": _("Run"),
+        "undo": _("Undone"),
         "measure": _("Measured"),
         "issue": _("Codes issued"),
         "retry": _("Sent again"),

@@ -11,6 +11,7 @@ from werkzeug.wrappers import Response
 from campaigns import campaigns as stored
 from campaigns import results
 from campaigns import run as runner
+from campaigns import undo as undoing
 from campaigns.models import Campaign
 from campaigns.spec import METRICS, CampaignSpec
 from channels import templates as channel_templates
@@ -167,6 +168,7 @@ def page(name: str) -> str:
         history=member_queries.history(session, "campaign", name),
         own=campaign.created_by == actor(),
         alone=alone,
+        can_undo=undoing.can_undo(session, campaign),
     )
 
 
@@ -379,6 +381,20 @@ def pause(name: str) -> Response:
 @require(Permission.EDIT)
 def resume(name: str) -> Response:
     return _step(name, stored.resume, gettext("Approved again; run it to go on where it stopped."))
+
+
+@bp.post("/<name>/undo")
+@require(Permission.EDIT)
+def undo(name: str) -> Response:
+    """Take the newest run back while no message of it has left."""
+    if request.form.get("confirm", "").strip() != name:
+        flash(gettext("Not undone: type the campaign's name to confirm."), "error")
+        return redirect(url_for("campaigns.page", name=name), 303)
+    return _step(
+        name,
+        undoing.undo,
+        gettext("Undone: nobody was written to, coupons and points were taken back. It is a draft again."),
+    )
 
 
 @bp.post("/<name>/measure")

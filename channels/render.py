@@ -117,7 +117,7 @@ def variables_for(settings: Settings, job: Job, language: str, names: frozenset[
         "data": None,
         **job.context,
         "member": job.member,
-        "shop": {"name": settings.shop_name, "url": settings.base_url},
+        "shop": {"name": settings.shop_name, "url": settings.shop_url or settings.base_url},
         "track": track,
         "_track": track,
         "_language": language,

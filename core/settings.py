@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     port: int = 8080
 
     shop_name: str = "Huiliu Shop"
+    shop_url: str = ""
+    """The shop's own address: `shop.url` in templates; empty means ``base_url``."""
     shop_timezone: str = "Asia/Shanghai"
     shop_currency: str = "CNY"
 
@@ -55,6 +57,8 @@ class Settings(BaseSettings):
     batch_size: int = Field(default=5000, ge=1, le=50_000)
     """Members decided and written in one transaction of a campaign run."""
     upload_limit_mb: int = 64
+    api_rate: str = Field(default="60000/minute", pattern=r"^[1-9][0-9]*/(second|minute|hour)$")
+    """Requests that one API key may send to one process."""
 
     @field_validator("shop_timezone")
     @classmethod

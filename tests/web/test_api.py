@@ -343,7 +343,37 @@ def test_the_openapi_document_names_every_endpoint_and_the_key(client: FlaskClie
     redeem = document["paths"]["/api/v1/coupons/redeem"]["post"]
     assert redeem["security"] == [{"ApiKey": ["loyalty"]}]
     assert "requestBody" in redeem
+    assert [(one["name"], one["in"], one["required"]) for one in redeem["parameters"]] == [
+        ("Idempotency-Key", "header", True)
+    ]
+    orders = document["paths"]["/api/v1/orders"]["post"]
+    assert not orders.get("parameters"), "orders have ids of their own"
     assert redeem["responses"]["200"]["content"]
+
+
+def test_a_key_that_sends_too_much_waits_and_the_others_do_not(db: Database, settings: Settings) -> None:
+    app = APIFlask("test")
+    app.register_blueprint(create_blueprint(db, settings.model_copy(update={"api_rate": "3/hour"})))
+    busy, calm = make_key(db), make_key(db)
+    client = app.test_client()
+
+    def ask(token: str) -> Any:
+        return client.get("/api/v1/coupons/x", headers={"Authorization": f"Bearer {token}"})
+
+    assert [ask(busy).status_code for _ in range(3)] == [422, 422, 422]
+    refused = ask(busy)
+    assert (refused.status_code, refused.get_json()["error"]["code"]) == (429, "too_many_requests")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert ask(calm).status_code == 422
+
+
+def test_an_address_that_tries_unknown_keys_is_stopped(db: Database, client: FlaskClient) -> None:
+    def ask(token: str) -> int:
+        return client.get("/api/v1/coupons/x", headers={"Authorization": f"Bearer {token}"}).status_code
+
+    assert [ask(f"hl_{number}") for number in range(60)] == [401] * 60
+    assert ask("hl_again") == 429
+    assert ask(make_key(db)) == 429, "the address waits, whatever it sends next"
 
 
 def test_times_come_from_the_clock(db: Database, client: FlaskClient, clock: Clock) -> None:

@@ -22,6 +22,7 @@ _CODES = {
     413: "too_large",
     415: "not_json",
     422: "invalid_input",
+    429: "too_many_requests",
 }
 _MESSAGES = {
     400: "The body is not JSON.",
@@ -37,6 +38,8 @@ def answer(status: int, code: str, message: str, field: str | None = None) -> Re
     found.status_code = status
     if status == 401:
         found.headers["WWW-Authenticate"] = "Bearer"
+    if status == 429:
+        found.headers["Retry-After"] = "60"
     return found
 
 
@@ -54,6 +57,8 @@ def of_auth(status: int, scope: str) -> Response:
 
 
 def _refused(error: HuiliuError) -> Response:
+    if getattr(error, "reason", None) == _CODES[429]:
+        return answer(429, _CODES[429], str(error))
     status, code = next(((s, c) for kind, s, c in _STATUS if isinstance(error, kind)), (409, "refused"))
     return answer(status, getattr(error, "reason", code), str(error), getattr(error, "field", None))
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import cast
 
-from apiflask import APIBlueprint
+from apiflask import APIBlueprint, APIFlask
 from flask import request
+from flask.sansio.blueprints import BlueprintSetupState
 
 from core.db import Database
 from core.settings import Settings
 from web.api import errors
-from web.api.guard import Guard
+from web.api.guard import Guard, describe_keys
 from web.api.ingest import add_imports
 from web.api.loyalty import add_coupon_use, add_coupons, add_points
 
@@ -33,7 +35,12 @@ def create_blueprint(
     blueprint = APIBlueprint("api", __name__, url_prefix="/api/v1", tag="API")
     errors.register(blueprint)
     blueprint.before_request(_limit_body)
-    guard = Guard(database, clock)
+
+    @blueprint.record_once
+    def _describe(state: BlueprintSetupState) -> None:
+        cast(APIFlask, state.app).spec_processor(describe_keys)
+
+    guard = Guard(database, settings, clock)
     add_imports(blueprint, guard, database, settings, clock)
     add_coupons(blueprint, guard, database, clock)
     add_coupon_use(blueprint, guard, database, settings, clock)

@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from web.commands import campaigns, data, segments, services
+from web.commands import campaigns, clv, data, segments, services
 from web.commands.common import Group
 
 
@@ -24,6 +24,7 @@ for command in (
     segments.group,
     campaigns.group,
     campaigns.deliver,
+    clv.group,
     services.up,
     services.serve,
     services.sandbox,

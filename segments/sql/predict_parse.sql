@@ -39,8 +39,8 @@ FROM (
             line,
             problem,
             nullif(trim(id), '') AS customer,
-            nullif(trim(at), '') AS at_text,
+            nullif(trim(happened), '') AS at_text,
             nullif(trim(amount), '') AS amount_text
-        FROM rows
+        FROM file_rows
     )
 )

@@ -1,7 +1,6 @@
 -- Each customer's repeat purchases, time of the last one and time observed, all since its first
 -- purchase and in days, as of the day $end; and, as c_, as of the earlier day $cut, after which comes
 -- the hold-out. Spend is the mean of the repeat purchases: the first says nothing about those after it.
--- One aggregation (10 million orders: 2.2 s, of which 0.5 s for the days of the zone).
 SELECT
     customer,
     min(day) AS first_day,
@@ -14,6 +13,6 @@ SELECT
     $cut - min(day) AS c_age,
     CAST(sum(spend) FILTER (day <= $cut) - arg_min(spend, day) AS DOUBLE)
         / nullif(count(*) FILTER (day <= $cut) - 1, 0) AS c_spend
-FROM ({purchases})
+FROM purchases
 GROUP BY customer
 ORDER BY customer

@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 from channels import erasure as channels_erasure
 from core import members
 from loyalty import erasure as loyalty_erasure
+from segments import lists
 
-ERASERS: tuple[members.Eraser, ...] = (channels_erasure.forget, loyalty_erasure.forget)
+ERASERS: tuple[members.Eraser, ...] = (channels_erasure.forget, loyalty_erasure.forget, lists.forget)
 """One for each package whose facts (``segments.facts.FACTS``) hold members."""
 
 

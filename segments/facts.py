@@ -8,8 +8,9 @@ from core.settings import Settings
 from core.warehouse.engine import DuckEngine
 from core.warehouse.replica import Replica
 from loyalty.facts import FACTS as LOYALTY_FACTS
+from segments.lists import FACT as LISTS
 
-FACTS = (*CORE_FACTS, *CHANNEL_FACTS, *LOYALTY_FACTS)
+FACTS = (*CORE_FACTS, *CHANNEL_FACTS, *LOYALTY_FACTS, LISTS)
 
 
 def open_engine(settings: Settings) -> DuckEngine:

@@ -8,7 +8,7 @@ Which segments a snapshot evaluated stands in its file, as a segment may have ha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -20,8 +20,9 @@ from sqlalchemy.orm import Session
 
 from core.db import bulk_insert
 from core.warehouse.engine import DuckEngine
-from segments.compile import Moment, compile_rule
+from segments.compile import Moment, compile_many
 from segments.models import Refresh, Segment, SegmentChange
+from segments.predict.snapshot import PREDICTION_SCHEMA, PREDICTIONS
 from segments.scores import SNAPSHOT, SNAPSHOT_SCHEMA, snapshot_path
 
 MEMBERSHIPS = "memberships"
@@ -51,40 +52,40 @@ class Moves:
 
 
 def evaluate_all(
-    engine: DuckEngine, segments: Sequence[Segment], moment: Moment, previous: date | None
+    engine: DuckEngine,
+    segments: Sequence[Segment],
+    moment: Moment,
+    previous: date | None,
+    lists: Collection[str] | None = None,
 ) -> list[Moves]:
-    """Evaluate every segment as of the moment, write the snapshot, compare with the previous one."""
+    """Evaluate every segment as of the moment, write the snapshot, compare with the previous one.
+
+    All rules are one query: what they have in common is scanned and computed once.
+    """
     rules = {segment.name: segment.rule for segment in segments}
     with engine.connect() as connection:
-        engine.add_view(
-            connection, "snapshot", snapshot_path(engine, SNAPSHOT, moment.as_of), SNAPSHOT_SCHEMA
-        )
+        for name, kind, schema in (
+            ("snapshot", SNAPSHOT, SNAPSHOT_SCHEMA),
+            ("predictions", PREDICTIONS, PREDICTION_SCHEMA),
+        ):
+            engine.add_view(connection, name, snapshot_path(engine, kind, moment.as_of), schema)
         engine.add_view(connection, "before", snapshot_path(engine, MEMBERSHIPS, previous), SCHEMA)
-        today = f"DATE '{moment.as_of.isoformat()}'"
-        connection.execute("CREATE TEMP TABLE found (segment_id BIGINT, member_id BIGINT)")
-        for segment in segments:
-            query = compile_rule(segment.rule, moment, rules.get).sql("duckdb")
-            connection.execute(f"INSERT INTO found SELECT {int(segment.id)}, member_id FROM ({query})")
+        flags = compile_many([segment.rule for segment in segments], moment, rules.get, lists)
+        # In the order of members, so that the snapshot needs no sorting of its many rows.
+        connection.execute(f"CREATE TEMP TABLE flags AS {flags.order_by('member_id').sql('duckdb')}")
+        connection.execute(f"CREATE TEMP TABLE found AS {_found(segments)}")
         evaluated = ",".join(str(int(segment.id)) for segment in segments)
+        today = f"DATE '{moment.as_of.isoformat()}'"
         with engine.replica.replacing(
             "snapshots", MEMBERSHIPS, f"{moment.as_of.isoformat()}.parquet"
         ) as temporary:
             connection.execute(
-                f"""COPY (
-                    SELECT n.segment_id, n.member_id, coalesce(b.since, {today}) AS since
-                    FROM found AS n LEFT JOIN before AS b USING (segment_id, member_id)
-                    ORDER BY n.segment_id, n.member_id
-                ) TO {engine.quoted(temporary)}
-                (FORMAT parquet, KV_METADATA {{{EVALUATED}: '{evaluated}'}})"""
+                f"""COPY (SELECT segment_id, member_id, coalesce(since, {today}) AS since FROM found)
+                TO {engine.quoted(temporary)} (FORMAT parquet, KV_METADATA {{{EVALUATED}: '{evaluated}'}})"""
             )
         counts = dict(connection.execute("SELECT segment_id, count(*) FROM found GROUP BY 1").fetchall())
         known = _evaluated(engine, connection, previous)
-        entries = connection.execute(
-            "FROM found EXCEPT SELECT segment_id, member_id FROM before ORDER BY 1, 2"
-        ).fetchall()
-        exits = connection.execute(
-            "SELECT segment_id, member_id FROM before EXCEPT FROM found ORDER BY 1, 2"
-        ).fetchall()
+        entries, exits = _moves(connection, known)
     entered, left = _by_segment(entries), _by_segment(exits)
     return [
         Moves(
@@ -92,11 +93,45 @@ def evaluate_all(
             segment.name,
             counts.get(segment.id, 0),
             segment.id not in known,
-            entered[segment.id] if segment.id in known else [],
+            entered[segment.id],
             left[segment.id],
         )
         for segment in segments
     ]
+
+
+def _found(segments: Sequence[Segment]) -> str:
+    """(segment_id, member_id, since): ``since`` as in the snapshot before, or NULL for who is new."""
+    if not segments:
+        return "SELECT segment_id, member_id, since FROM before WHERE false"
+    parts = (
+        f"""SELECT CAST({int(segment.id)} AS BIGINT) AS segment_id, f.member_id, b.since
+            FROM flags AS f
+            LEFT JOIN (SELECT member_id, since FROM before WHERE segment_id = {int(segment.id)}) AS b
+                ON b.member_id = f.member_id
+            WHERE f.b{number}"""
+        for number, segment in enumerate(segments)
+    )
+    return " UNION ALL ".join(parts)
+
+
+def _moves(
+    connection: duckdb.DuckDBPyConnection, known: set[int]
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """(segment_id, member_id) of who entered and who left a segment that the snapshot before knows."""
+    if not known:
+        return [], []
+    ids = ", ".join(map(str, sorted(known)))
+    entries = connection.execute(
+        f"SELECT segment_id, member_id FROM found WHERE since IS NULL AND segment_id IN ({ids}) ORDER BY 1, 2"
+    ).fetchall()
+    exits = connection.execute(
+        f"""SELECT segment_id, member_id FROM before WHERE segment_id IN ({ids}) AND NOT EXISTS (
+                SELECT 1 FROM found
+                WHERE found.segment_id = before.segment_id AND found.member_id = before.member_id)
+            ORDER BY 1, 2"""
+    ).fetchall()
+    return entries, exits
 
 
 def _evaluated(engine: DuckEngine, connection: duckdb.DuckDBPyConnection, as_of: date | None) -> set[int]:

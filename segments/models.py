@@ -78,3 +78,27 @@ class Refresh(Base):
     rfm: Mapped[dict[str, Any]] = mapped_column(Json)
     """Cut points, means, window, and the notes that a read-out must say (coinciding cut points)."""
     seconds: Mapped[dict[str, float]] = mapped_column(Json)
+
+
+class MemberList(Base):
+    """A static list of members: uploaded, or a segment's members as they were on a day."""
+
+    __tablename__ = "member_lists"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(80), unique=True)
+    """Slug by which rules refer to it."""
+    title: Mapped[str] = mapped_column(sa.String(200))
+    origin: Mapped[str] = mapped_column(sa.String(200), default="", server_default="")
+    """Where it comes from: empty for an upload, ``segment:<name>@<date>`` for a frozen segment."""
+    created_by: Mapped[str] = mapped_column(sa.String(200))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    archived_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class MemberListEntry(Base):
+    __tablename__ = "member_list_entries"
+    __table_args__ = (sa.Index("ix_member_list_entries_member_id", "member_id"),)
+
+    list_id: Mapped[int] = mapped_column(sa.ForeignKey("member_lists.id"), primary_key=True)
+    member_id: Mapped[int] = mapped_column(sa.ForeignKey("members.id"), primary_key=True)

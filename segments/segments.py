@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from core import audit
 from core.errors import Conflict, InvalidInput, NotFound
+from segments import lists
 from segments.compile import Moment, compile_rule, depends_on
 from segments.evaluate import live_rules
 from segments.models import Segment, SegmentVersion
@@ -79,7 +80,8 @@ def save(
 def _check(session: Session, name: str, rule: dict[str, Any]) -> None:
     """Compile the rule as it would run, and those that use it: circles and limits show only then."""
     rules = {**live_rules(session), name: rule}
-    compile_rule(rule, _ANY_MOMENT, rules.get)
+    known = lists.names(session)
+    compile_rule(rule, _ANY_MOMENT, rules.get, known)
     uses = {other: depends_on(one) for other, one in rules.items()}
     users, found = {name}, {name}
     while found:
@@ -87,7 +89,7 @@ def _check(session: Session, name: str, rule: dict[str, Any]) -> None:
         users |= found
     for other in sorted(users - {name}):
         try:
-            compile_rule(rules[other], _ANY_MOMENT, rules.get)
+            compile_rule(rules[other], _ANY_MOMENT, rules.get, known)
         except InvalidInput as error:
             raise InvalidInput(
                 f"The segment “{other}” uses this one and could not run: {error}", "rule"

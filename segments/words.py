@@ -7,20 +7,23 @@ from datetime import date
 from typing import Any
 
 from segments import settings
-from segments.rules import (
-    ATTRIBUTE_PREFIX,
-    EVENTS,
-    FIELDS,
+from segments.language.tree import (
     All,
     Any_,
     EventIs,
     FieldIs,
+    Happening,
+    InList,
     InSegment,
     Node,
     Not,
+    Sequence,
+    Span,
+    Step,
     Within,
-    validate,
 )
+from segments.language.vocabulary import ATTRIBUTE_PREFIX, EVENTS, FIELDS
+from segments.rules import validate
 
 MAX_SHOWN = 6
 """Values of a list that are spelt out."""
@@ -72,6 +75,8 @@ _AGGREGATES = {
     "min": ("smallest {}", "最小{}"),
     "max": ("largest {}", "最大{}"),
     "distinct": ("number of different {}", "不同{}的个数"),
+    "first": ("{} of the first", "首次{}的"),
+    "last": ("{} of the last", "最近一次{}的"),
 }
 _NOUNS = {
     "order": ("order", "orders", "笔订单"),
@@ -82,6 +87,27 @@ _NOUNS = {
     "points_changed": ("points entry", "points entries", "次积分变动"),
 }
 """event → one, several, and in Chinese with its measure word."""
+_DEEDS = {
+    "order": ("placed an order", "place an order", "下单"),
+    "message_sent": ("was sent a message", "get a message", "收到消息"),
+    "message_opened": ("opened a message", "open a message", "打开消息"),
+    "message_clicked": ("clicked a message", "click a message", "点击消息"),
+    "coupon_redeemed": ("redeemed a coupon", "redeem a coupon", "核销优惠券"),
+    "points_changed": ("had points changed", "have points changed", "发生积分变动"),
+    "view": ("viewed", "view", "浏览"),
+    "search": ("searched", "search", "搜索"),
+    "add_to_cart": ("added to cart", "add to cart", "加入购物车"),
+    "favourite": ("marked a favourite", "mark a favourite", "收藏"),
+    "favorite": ("marked a favourite", "mark a favourite", "收藏"),
+    "share": ("shared", "share", "分享"),
+    "checkout": ("went to the checkout", "go to the checkout", "进入结算"),
+    "pay": ("paid", "pay", "支付"),
+    "visit": ("visited", "visit", "访问"),
+    "login": ("logged in", "log in", "登录"),
+    "sign_up": ("signed up", "sign up", "注册"),
+    "review": ("wrote a review", "write a review", "评价"),
+}
+"""event → what the member did, did not, and in Chinese: the steps of a sequence."""
 _PROPERTIES = {
     "amount": ("amount", "金额"),
     "discount": ("discount", "优惠金额"),
@@ -100,7 +126,12 @@ _PROPERTIES = {
 
 def in_words(rule: Any, locale: str) -> str:
     """One sentence for a rule. Raises InvalidInput for a malformed one."""
-    return _words(validate(rule), 1 if locale.lower().startswith("zh") else 0, outer=True)
+    return of_node(validate(rule), locale)
+
+
+def of_node(node: Node, locale: str) -> str:
+    """A part of a rule in words."""
+    return _words(node, 1 if locale.lower().startswith("zh") else 0, outer=True)
 
 
 def _words(node: Node, zh: int, *, outer: bool = False) -> str:
@@ -115,6 +146,10 @@ def _words(node: Node, zh: int, *, outer: bool = False) -> str:
         return f"非（{inner}）" if zh else f"not ({inner})"
     if isinstance(node, InSegment):
         return f"属于人群“{node.name}”" if zh else f"is in the segment “{node.name}”"
+    if isinstance(node, InList):
+        return f"在名单“{node.name}”中" if zh else f"is on the list “{node.name}”"
+    if isinstance(node, Sequence):
+        return _sequence(node, zh)
     return _field(node, zh) if isinstance(node, FieldIs) else _event(node, zh)
 
 
@@ -189,29 +224,65 @@ def _space(beside: str, zh: int) -> str:
     return " " if not zh or (beside.isascii() and beside.isalnum()) else ""
 
 
+def _filters(what: Happening, zh: int) -> str:
+    where = [_comparison(_property(what.event, w.property, zh), w.op, w.value, zh) for w in what.where]
+    if not where:
+        return ""
+    return f"（{'，'.join(where)}）" if zh else f" ({', '.join(where)})"
+
+
+def _span(span: Span, zh: int) -> str:
+    if zh:
+        return f"{span.amount} {'天' if span.unit == 'd' else '小时'}"
+    return f"{span.amount} {'day' if span.unit == 'd' else 'hour'}{'s' * (span.amount != 1)}"
+
+
+def _bound(bound: date | Span, zh: int) -> str:
+    if isinstance(bound, date):
+        return bound.isoformat()
+    return f"{_span(bound, zh)}前" if zh else f"{_span(bound, zh)} ago"
+
+
 def _within(within: Within, zh: int) -> str:
     """The window before its event in Chinese, behind it in English; nothing where it is all time."""
-    if within.last_days is not None:
-        days = within.last_days
-        return f"过去 {days} 天内" if zh else f" in the last {days} day{'s' * (days != 1)}"
-    if within.start is not None:
-        return (
-            f"{within.start} 至 {within.end}（不含）"
-            if zh
-            else f" from {within.start} to before {within.end}"
-        )
-    if within.end is not None:
-        return f"{within.end} 之前" if zh else f" before {within.end}"
-    return ""
+    if within.since is not None:
+        return _since(within, zh)
+    if within.kind == "last" and isinstance(within.start, Span):
+        return f"过去 {_span(within.start, zh)}内" if zh else f" in the last {_span(within.start, zh)}"
+    if within.start is not None and within.end is not None:
+        start, end = _bound(within.start, zh), _bound(within.end, zh)
+        if isinstance(within.start, Span):
+            return f"{start}至{end}之间" if zh else f" between {start} and {end}"
+        return f"{start} 至 {end}（不含）" if zh else f" from {start} to before {end}"
+    if within.end is None:
+        return ""
+    if isinstance(within.end, Span):
+        return f"{_bound(within.end, zh)}以前" if zh else f" more than {_bound(within.end, zh)}"
+    return f"{within.end} 之前" if zh else f" before {within.end}"
+
+
+def _since(within: Within, zh: int) -> str:
+    since = within.since
+    assert since is not None
+    one, _, measured = _nouns(since.anchor.event)
+    filters = _filters(since.anchor, zh)
+    if zh:
+        which = "上次" if since.which == "last" else "首次"
+        limit = f"的 {_span(since.limit, zh)}内" if since.limit else ""
+        return f"{which}{measured[1:]}{filters}之后{limit}"
+    limit = f"in the {_span(since.limit, zh)} " if since.limit else ""
+    return f" {limit}after their {since.which} {one}{filters}"
+
+
+def _nouns(event: str) -> tuple[str, str, str]:
+    """One, several, and in Chinese with its measure word."""
+    return _NOUNS.get(event, (f"“{event}” event", f"“{event}” events", f"次“{event}”事件"))
 
 
 def _event(node: EventIs, zh: int) -> str:
-    where = [_comparison(_property(node.event, w.property, zh), w.op, w.value, zh) for w in node.where]
-    filters = "" if not where else f"（{'，'.join(where)}）" if zh else f" ({', '.join(where)})"
+    filters = _filters(node.what, zh)
     window = _within(node.within, zh)
-    one, several, measured = _NOUNS.get(
-        node.event, (f"“{node.event}” event", f"“{node.event}” events", f"次“{node.event}”事件")
-    )
+    one, several, measured = _nouns(node.event)
     plain = measured[1:]
     if node.aggregate == "count":
         if node.op == "=" and node.value == 0:
@@ -228,10 +299,24 @@ def _event(node: EventIs, zh: int) -> str:
             f"number of days since the last {one}{filters}{window}",
             f"{window}距上次{plain}{filters}的天数",
         )[zh]
-        return _comparison(label, node.op, node.value, zh)
-    of = _AGGREGATES[node.aggregate][zh].format(_property(node.event, node.of or "", zh))
-    label = f"{window}{plain}{filters}的{of}" if zh else f"{of} of {several}{filters}{window}"
+    elif node.aggregate in ("first", "last"):
+        label = _extreme(node, zh, filters, window)
+    else:
+        of = _AGGREGATES[node.aggregate][zh].format(_property(node.event, node.of or "", zh))
+        label = f"{window}{plain}{filters}的{of}" if zh else f"{of} of {several}{filters}{window}"
     return _comparison(label, node.op, node.value, zh)
+
+
+def _extreme(node: EventIs, zh: int, filters: str, window: str) -> str:
+    """The first or last event's property, or its date."""
+    one, _, measured = _nouns(node.event)
+    if node.of is None:
+        of = ("date", "日期")[zh]
+    else:
+        of = _property(node.event, node.of, zh)
+    if zh:
+        return f"{window}{_AGGREGATES[node.aggregate][1].format(measured[1:] + filters)}{of}"
+    return f"{_AGGREGATES[node.aggregate][0].format(of)} {one}{filters}{window}"
 
 
 def _count(node: EventIs, zh: int) -> str:
@@ -243,3 +328,38 @@ def _count(node: EventIs, zh: int) -> str:
     else:
         numbers = _number(node.value)
     return _COUNTS[node.op][zh].format(numbers)
+
+
+def _sequence(node: Sequence, zh: int) -> str:
+    window = _within(node.within, zh)
+    last = max(i for i, step in enumerate(node.steps) if step.happens)
+    parts: list[str] = []
+    for place, step in enumerate(node.steps):
+        did, do, chinese = _DEEDS.get(
+            step.what.event,
+            (f"did “{step.what.event}”", f"do “{step.what.event}”", f"发生“{step.what.event}”"),
+        )
+        filters = _filters(step.what, zh)
+        if zh:
+            parts.append(_step_zh(step, chinese + filters, place, final=place > last))
+        else:
+            parts.append(_step_en(step, did + filters, do + filters, place, final=place > last))
+    if zh:
+        return f"{window}{'，'.join(parts)}"
+    return f"{', '.join(parts)}{',' * bool(window)}{window}"
+
+
+def _step_en(step: Step, did: str, do: str, place: int, *, final: bool) -> str:
+    if step.happens:
+        limit = f" within {_span(step.within, 0)}" if step.within else ""
+        return f"{'then ' if place else ''}{did}{limit}"
+    assert final == (step.within is not None)
+    return f"then did not {do} within {_span(step.within, 0)}" if step.within else f"did not {do} in between"
+
+
+def _step_zh(step: Step, deed: str, place: int, *, final: bool) -> str:
+    if step.happens:
+        limit = f"在 {_span(step.within, 1)}内" if step.within else ""
+        return f"{'之后' if place else ''}{limit}{deed}"
+    assert final == (step.within is not None)
+    return f"之后 {_span(step.within, 1)}内没有{deed}" if step.within else f"其间没有{deed}"

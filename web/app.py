@@ -26,6 +26,7 @@ from web.assets.manifest import asset_path
 from web.console import (
     campaigns,
     channels,
+    insights,
     loyalty,
     members,
     overview,
@@ -36,7 +37,18 @@ from web.console import (
 )
 
 FORM_PARTS = 5000
-_PAGES = (overview, members, segments, campaigns, loyalty, channels, results, settings_pages, session)
+_PAGES = (
+    overview,
+    members,
+    segments,
+    insights,
+    campaigns,
+    loyalty,
+    channels,
+    results,
+    settings_pages,
+    session,
+)
 _ERROR_TEXTS = {
     400: lazy_gettext("The request could not be read. Go back, and try again."),
     403: lazy_gettext("Your role does not allow this. An administrator can change it under Settings."),

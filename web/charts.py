@@ -1,7 +1,9 @@
-"""Charts: typed data becomes an ECharts option and the table behind it, so that all look alike.
+"""Charts: typed data becomes a picture and the table behind it, so that all look alike.
 
-A chart is drawn in the browser from plain JSON (colours and number formats are put in there, from
-the theme and the language); the same figures stand beside it as a table with headers.
+A :class:`Chart` is drawn in the browser from plain JSON, an ECharts option (colours and number formats
+are put in there, from the theme and the language). A :class:`Grid` (heat map, matrix) and a
+:class:`Funnel` are drawn by the page itself, so that their cells can be links and are read without a
+script. The same figures stand beside every picture as a table with headers.
 """
 
 from __future__ import annotations
@@ -59,6 +61,16 @@ class Flow:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A flow between two levels of a path: from ``source`` at ``level`` to ``target`` one level on."""
+
+    level: int
+    source: str
+    target: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Table:
     """The figures behind a chart: headings, and rows of (text | (figure, unit))."""
 
@@ -77,7 +89,7 @@ class Chart:
     table: Table
     keys: tuple[str, ...] = ()
     size: str = "m"
-    """``s``, ``m``, ``l``, or ``rows-N`` for N rows of bars."""
+    """``s``, ``m``, ``l``, ``wide`` (scrolls on a narrow screen), or ``rows-N`` for N rows of bars."""
 
     def to_json(self) -> dict[str, Any]:
         return {"title": self.title, "option": self.option}
@@ -170,37 +182,176 @@ def ranked(
     return Chart(id_, title, base, option, Table((heading, figure), rows))
 
 
-def flows(
-    id_: str, title: str, links: Sequence[Flow], *, headings: tuple[str, str, str], base: str = ""
-) -> Chart:
-    """A Sankey picture: what went from where (left) to where (right)."""
-    left, right = {link.source for link in links}, {link.target for link in links}
-    names = [{"name": f"< {name}"} for name in sorted(left)] + [
-        {"name": f"> {name}"} for name in sorted(right)
-    ]
-    option = {
+def _sankey(
+    nodes: list[dict[str, Any]], links: list[dict[str, Any]], right: int, *, ordered: bool
+) -> dict[str, Any]:
+    """Names begin with a mark of two signs that tells their level; it is not shown (``strip``)."""
+    return {
         "trigger": "item",
         "series": [
             {
                 "type": "sankey",
-                "data": names,
-                "links": [
-                    {"source": f"< {link.source}", "target": f"> {link.target}", "value": link.value}
-                    for link in links
-                ],
+                "data": nodes,
+                "links": links,
                 "nodeWidth": 10,
                 "nodeGap": 12,
                 "left": 8,
-                "right": 90,
+                "right": right,
                 "top": 8,
                 "bottom": 8,
                 "emphasis": {"focus": "adjacency"},
+                # Without iterations the nodes keep the order that they are given in.
+                "layoutIterations": 0 if ordered else 32,
                 "strip": 2,
             }
         ],
     }
+
+
+def flows(
+    id_: str,
+    title: str,
+    links: Sequence[Flow],
+    *,
+    headings: tuple[str, str, str],
+    base: str = "",
+    order: Sequence[str] = (),
+) -> Chart:
+    """A Sankey picture: what went from where (left) to where (right), each side in ``order``."""
+
+    def side(mark: str, found: set[str]) -> list[dict[str, Any]]:
+        known = [name for name in order if name in found]
+        return [{"name": f"{mark} {name}"} for name in (*known, *sorted(found - set(known)))]
+
+    nodes = [*side("<", {link.source for link in links}), *side(">", {link.target for link in links})]
+    drawn = [
+        {"source": f"< {link.source}", "target": f"> {link.target}", "value": link.value} for link in links
+    ]
+    option = _sankey(nodes, drawn, 90, ordered=bool(order))
     rows = tuple((link.source, link.target, (link.value, COUNT)) for link in links)
     return Chart(id_, title, base, option, Table(headings, rows), (), "l")
+
+
+def levels(
+    id_: str,
+    title: str,
+    steps: Sequence[Step],
+    *,
+    headings: tuple[str, str, str, str],
+    quiet: Sequence[str] = (),
+    base: str = "",
+) -> Chart:
+    """A Sankey picture of several levels: what followed what, step by step.
+
+    ``quiet`` names stand for no event of their own (the end of a path, the rest) and are drawn grey.
+    """
+    sizes: dict[tuple[int, str], float] = {}
+    for step in steps:
+        place = (step.level + 1, step.target)
+        sizes[place] = sizes.get(place, 0) + step.value
+        if not step.level:
+            sizes[0, step.source] = sizes.get((0, step.source), 0) + step.value
+    # The largest first, so that the eye finds the main way; what stands for nothing of its own, below.
+    places = sorted(sizes, key=lambda place: (place[0], place[1] in quiet, -sizes[place], place[1]))
+    nodes = [
+        {"name": f"{level} {name}", "depth": level, **({"quiet": True} if name in quiet else {})}
+        for level, name in places
+    ]
+    drawn = [
+        {
+            "source": f"{step.level} {step.source}",
+            "target": f"{step.level + 1} {step.target}",
+            "value": step.value,
+        }
+        for step in steps
+    ]
+    rows = tuple((str(step.level + 1), step.source, step.target, (step.value, COUNT)) for step in steps)
+    return Chart(
+        id_, title, base, _sankey(nodes, drawn, 150, ordered=True), Table(headings, rows), (), "wide"
+    )
+
+
+SHADES = 10
+"""Shades of a cell, from 0 (nothing) to this."""
+
+
+def shade(value: float | None, most: float) -> int:
+    """How dark a cell is: 0 for nothing, 1 to :data:`SHADES` up to ``most``."""
+    if not value or value < 0 or most <= 0:
+        return 0
+    return max(1, min(SHADES, round(SHADES * value / most)))
+
+
+@dataclass(frozen=True)
+class Square:
+    """One cell of a grid. ``title`` says in full what ``text`` says shortly, with its base."""
+
+    text: str
+    shade: int
+    title: str
+    href: str | None = None
+    partial: bool = False
+    """The figure will still grow: drawn with a dashed edge."""
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """A row: its name, figures before its cells (a cohort's size), cells (None: nothing), figures after."""
+
+    name: str
+    before: tuple[str, ...]
+    squares: tuple[Square | None, ...]
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A heat map or a matrix: rows and columns of shaded cells with their figures written in.
+
+    ``corner`` heads the rows' names; ``before`` and ``after`` head the figures around the cells;
+    ``over`` says what the columns are; ``foot`` are rows below the others (averages, totals).
+    """
+
+    id: str
+    title: str
+    base: str
+    corner: str
+    over: str
+    columns: tuple[str, ...]
+    rows: tuple[GridRow, ...]
+    table: Table
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    foot: tuple[GridRow, ...] = ()
+    wide: bool = False
+    """Cells with words beside figures need more room than a per cent."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A step of a funnel: ``share`` of the first step (0 to 1), and what stands beside its bar."""
+
+    name: str
+    share: float
+    value: str
+    of_first: str
+    of_before: str = ""
+    time: str = ""
+    lost: str = ""
+    """How many went no further, in words; ``href`` leads to them."""
+    href: str | None = None
+    reached_href: str | None = None
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """Bars of a funnel, one below the other, on one scale from nought to everybody who entered."""
+
+    id: str
+    title: str
+    base: str
+    bars: tuple[Bar, ...]
+    table: Table
 
 
 def intervals(

@@ -214,6 +214,31 @@ _WORDS: dict[str, dict[str, object]] = {
         "add_to_cart": _("Put in cart"),
         "cart": _("Put in cart"),
         "checkout": _("Checkout"),
+        "share": _("Shared"),
+        "favourite": _("Added to favourites"),
+    },
+    "cohort_measure": {
+        "retention": _("Share who ordered again"),
+        "orders": _("Orders per member"),
+        "revenue": _("Revenue per member"),
+    },
+    "cohort_period": {"month": _("Months"), "week": _("Weeks")},
+    "moves_column": {
+        "stage": _("Lifecycle stage"),
+        "rfm_segment": _("RFM segment"),
+        "value_segment": _("Value segment"),
+    },
+    "funnel_by": {
+        "stage": _("Lifecycle stage"),
+        "rfm_segment": _("RFM segment"),
+        "value_segment": _("Value segment"),
+        "city": _("City"),
+        "province": _("Province"),
+        "country": _("Country"),
+        "gender": _("Gender"),
+        "locale": _("Language"),
+        "source": _("Source of the member"),
+        "first_channel": _("Channel of the first order"),
     },
 }
 

@@ -80,8 +80,10 @@ function themed(spec) {
       series.label = { color: css("--ink"), ...series.label };
       // The same stage has the same colour on both sides; a mark before its name tells the sides apart.
       const plain = (name) => name.slice(series.strip ?? 0);
-      const names = [...new Set(series.data.map((node) => plain(node.name)))];
-      for (const node of series.data) node.itemStyle = { color: colours[names.indexOf(plain(node.name)) % colours.length] };
+      const names = [...new Set(series.data.filter((node) => !node.quiet).map((node) => plain(node.name)))];
+      for (const node of series.data) {
+        node.itemStyle = { color: node.quiet ? css("--line-strong") : colours[names.indexOf(plain(node.name)) % colours.length] };
+      }
       series.label.formatter = (item) => plain(item.name);
       series.lineStyle = { color: "gradient", opacity: 0.35 };
       series.itemStyle = { borderWidth: 0 };
@@ -104,7 +106,7 @@ function tooltip(option, spec, surface, line) {
       const head = document.createElement("strong");
       const cut = option.series[0].strip ?? 0;
       const name = list[0].axisValueLabel ?? list[0].name;
-      head.textContent = cut ? name.split(" > ").map((part) => part.replace(/^[<>] /, "")).join(" → ") : name;
+      head.textContent = cut ? name.split(" > ").map((part) => part.replace(/^[<>\d] /, "")).join(" → ") : name;
       box.append(head);
       for (const item of list) {
         const series = option.series[item.seriesIndex];

@@ -1,0 +1,1 @@
+"""Questions over time: membership history, moves between dates, cohorts, funnels, paths."""

@@ -1,0 +1,1 @@
+"""How a checked rule becomes a query: conditions, and the aggregates that they share."""

@@ -30,13 +30,25 @@ from web.console import (
     members,
     overview,
     results,
+    scoring,
     segments,
     session,
     settings_pages,
 )
 
 FORM_PARTS = 5000
-_PAGES = (overview, members, segments, campaigns, loyalty, channels, results, settings_pages, session)
+PAGES = (
+    overview,
+    members,
+    segments,
+    campaigns,
+    loyalty,
+    channels,
+    results,
+    settings_pages,
+    scoring,
+    session,
+)
 _ERROR_TEXTS = {
     400: lazy_gettext("The request could not be read. Go back, and try again."),
     403: lazy_gettext("Your role does not allow this. An administrator can change it under Settings."),
@@ -81,7 +93,7 @@ def create_app(
     i18n.init(app, settings)
     csrf = security.init(app, settings, database)
     static_files.init(app)
-    for module in _PAGES:
+    for module in PAGES:
         app.register_blueprint(module.bp)
     _register_interfaces(app, database, settings, moment, csrf.exempt)
     app.teardown_request(context.close_reading)

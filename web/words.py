@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from flask import g, has_request_context
 from flask_babel import lazy_gettext as _
 
 from campaigns.decide import REASONS
-from segments.settings import RFM_TITLES, STAGE_TITLES, VALUE_TITLES
+from segments import settings as scoring
+from web import context
 from web.i18n import language
 
 _WORDS: dict[str, dict[str, object]] = {
@@ -248,13 +250,19 @@ _TONES = {
 }
 
 
-_TITLES = {"stage": STAGE_TITLES, "rfm": RFM_TITLES, "value": VALUE_TITLES}
-"""Kinds whose titles the segments package owns: code → (English, Chinese)."""
+def _titles() -> scoring.Titles:
+    """Titles that the segments package owns and the marketer edits, read once a request."""
+    if not has_request_context():
+        return scoring.TITLES
+    if "titles" not in g:
+        g.titles = scoring.titles(context.reading())
+    found: scoring.Titles = g.titles
+    return found
 
 
 def stages() -> list[str]:
     """Every stage there is, in its order."""
-    return list(STAGE_TITLES)
+    return list(scoring.STAGE_TITLES)
 
 
 def word(kind: str, code: str | None) -> str:
@@ -264,8 +272,8 @@ def word(kind: str, code: str | None) -> str:
     if kind == "reason" and code in REASONS:
         text = REASONS[code][language() == "zh"]
         return text[:1].upper() + text[1:]
-    if kind in _TITLES and code in _TITLES[kind]:
-        return _TITLES[kind][code][language() == "zh"]
+    if kind in scoring.TITLES and code in scoring.TITLES[kind]:
+        return _titles()[kind][code][language() == "zh"]
     found = _WORDS.get(kind, {}).get(code)
     return str(found) if found is not None else code.replace("_", " ")
 

@@ -94,14 +94,14 @@ def _parameters(scoring: Scoring, as_of: date, zone: ZoneInfo) -> dict[str, Any]
     }
 
 
-def _named(text: str, params: dict[str, Any]) -> dict[str, Any]:
+def named(text: str, params: dict[str, Any]) -> dict[str, Any]:
     """Just the parameters that the statement names: DuckDB refuses the others."""
     names = set(re.findall(r"\$(\w+)", text))
     return {name: value for name, value in params.items() if name in names}
 
 
 def _run(connection: duckdb.DuckDBPyConnection, text: str, params: dict[str, Any]) -> None:
-    connection.execute(text, _named(text, params))
+    connection.execute(text, named(text, params))
 
 
 @contextmanager
@@ -141,7 +141,7 @@ class Scored:
     def run(self, statement: str) -> duckdb.DuckDBPyConnection:
         """Run a statement with the parameters that it names; ``{snapshot}`` in it is the query."""
         statement = statement.replace("{snapshot}", self.text)
-        return self.connection.execute(statement, _named(statement, self.params))
+        return self.connection.execute(statement, named(statement, self.params))
 
 
 def write_snapshot(
@@ -159,7 +159,7 @@ def write_snapshot(
 def _cut_points(
     connection: duckdb.DuckDBPyConnection, scoring: Scoring, params: dict[str, Any]
 ) -> dict[str, Any]:
-    row = connection.sql(sql("cuts"), params=_named(sql("cuts"), params)).to_arrow_table().to_pylist()[0]
+    row = connection.sql(sql("cuts"), params=named(sql("cuts"), params)).to_arrow_table().to_pylist()[0]
     points = {measure: [int(p) for p in row[measure] or [0, 0, 0, 0]] for measure in MEASURES}
     points |= scoring.cut_points or {}
     notes = [

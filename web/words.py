@@ -101,6 +101,14 @@ _WORDS: dict[str, dict[str, object]] = {
         "margin": _("Margin"),
     },
     "readout": {"real": _("Real"), "simulated": _("Simulated")},
+    "recommended": {
+        "back_in_stock": _("Back in stock since it was looked at"),
+        "price_drop": _("Cheaper since it was looked at"),
+        "buy_again": _("Bought again and again"),
+        "goes_with": _("Goes with what was bought"),
+        "popular_category": _("Popular in a category bought before"),
+        "popular": _("Popular with everybody"),
+    },
     "arm": {"control": _("Holdout"), "holdout": _("Holdout")},
     "scope": {"ingest": _("Send data in"), "loyalty": _("Coupons and points"), "read": _("Read")},
     "template": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from campaigns.decide import ArmPlan, Left, Plan
 from campaigns.models import Campaign, CampaignRun
 from campaigns.spec import CampaignSpec
 from channels.models import Template, TemplateContent
+from channels.render import MAX_RECOMMENDED
 from core.db import lock_rows
 from core.errors import InvalidInput
 from core.models import Preference
@@ -25,6 +26,7 @@ from core.warehouse.engine import DuckEngine
 from loyalty.batches import validity_end
 from loyalty.models import CouponBatch
 from segments.evaluate import evaluator
+from segments.recommend.rank import recommend
 
 CONTROL_KEY = "campaigns.control"
 DEFAULT_CONTROL_SHARE = 0.05
@@ -46,6 +48,8 @@ class Ready:
     points: Mapping[str, int]
     shows_balance: bool
     """Whether any template shows the points balance, which costs a query a batch."""
+    recommends: bool = False
+    """Whether any template recommends products, which costs a query of the warehouse a batch."""
 
     @property
     def offers(self) -> dict[str, tuple[bool, int]]:
@@ -96,7 +100,8 @@ def make_ready(session: Session, campaign: Campaign, spec: CampaignSpec, as_of: 
         {v.name: {channel: found[name] for channel, name in v.templates.items()} for v in spec.variants},
         {v.name: batches[v.coupon_batch] for v in spec.variants if v.coupon_batch},
         {variant.name: variant.points for variant in spec.variants},
-        _shows_balance(session, set(found.values())),
+        _mentions(session, set(found.values()), "balance"),
+        _mentions(session, set(found.values()), "recommend("),
     )
 
 
@@ -110,11 +115,11 @@ def offer_cost(batch: CouponBatch | None, points: int, spec: CampaignSpec) -> in
     return round(value)
 
 
-def _shows_balance(session: Session, versions: set[tuple[int, int]]) -> bool:
+def _mentions(session: Session, versions: set[tuple[int, int]], text: str) -> bool:
     query = sa.select(TemplateContent.fields).where(
         sa.tuple_(TemplateContent.template_id, TemplateContent.version).in_(versions)
     )
-    return any("balance" in str(fields) for fields in session.scalars(query))
+    return any(text in str(fields) for fields in session.scalars(query))
 
 
 def limits(session: Session, campaign: Campaign, ready: Ready, spent_minor: int, *, lock: bool) -> Left:
@@ -156,6 +161,17 @@ def audience_of_run(
         replica.write(evaluate_audience(session, engine, settings, spec, run.as_of), *parts)
     with replica.fs.open(replica.path(*parts), "rb") as file:
         return pq.read_table(file, schema=AUDIENCE_SCHEMA)
+
+
+def recommendations(
+    engine: DuckEngine, settings: Settings, ready: Ready, members: Sequence[int], as_of: datetime
+) -> dict[int, list[dict[str, Any]]]:
+    """Products for each of the members, as templates see them; nothing where no template asks."""
+    if not ready.recommends:
+        return {}
+    day = as_of.astimezone(settings.zone).date()
+    found = recommend(engine, members, day, settings.zone, n=MAX_RECOMMENDED)
+    return {member: [product.for_template() for product in products] for member, products in found.items()}
 
 
 def context_of(batch: CouponBatch | None, campaign: Campaign, now: datetime) -> dict[str, Any]:

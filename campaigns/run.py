@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,12 @@ def run(
         audience = plan.audience_of_run(session, engine, settings, started, spec)
         ready = plan.make_ready(session, campaigns.by_name(session, name), spec, started.as_of)
     ids = np.array(audience["member_id"])
+    done = int(np.searchsorted(ids, started.cursor, side="right"))
     while True:
+        # Asked of the warehouse before the transaction, which should be short. Should another worker have
+        # gone on meanwhile, the transaction asks again.
+        ahead = ids[done : done + settings.batch_size].tolist()
+        products = Products(engine, settings, ready, started.as_of, ahead)
         with paused(), database.write() as session:
             current = session.get_one(CampaignRun, started.id, with_for_update=True)
             campaign = session.get_one(Campaign, current.campaign_id, with_for_update=True)
@@ -118,7 +124,8 @@ def run(
             place = int(np.searchsorted(ids, current.cursor, side="right"))
             done = min(place + settings.batch_size, len(ids))
             if place < len(ids):
-                _write_batch(session, campaign, current, ready, audience.slice(place, settings.batch_size))
+                batch = audience.slice(place, settings.batch_size)
+                _write_batch(session, campaign, current, ready, batch, products)
             if done == len(ids):
                 _finish(campaign, current, now)
         progress(done, len(ids))  # outside the transaction: whoever listens may write too
@@ -172,8 +179,30 @@ def _make_experiment(session: Session, campaign: Campaign, spec: CampaignSpec, n
     )
 
 
+class Products:
+    """Recommended products of the members of a batch, looked up at once."""
+
+    def __init__(
+        self, engine: DuckEngine, settings: Settings, ready: Ready, as_of: datetime, members: list[int]
+    ) -> None:
+        self._look_up = partial(plan.recommendations, engine, settings, ready, as_of=as_of)
+        self._known = self._look_up(members)
+
+    def of(self, members: list[int]) -> dict[int, list[dict[str, Any]]]:
+        """member → products, as templates see them."""
+        missing = [member for member in members if member not in self._known]
+        if missing:
+            self._known |= self._look_up(missing)
+        return self._known
+
+
 def _write_batch(
-    session: Session, campaign: Campaign, current: CampaignRun, ready: Ready, audience: pa.Table
+    session: Session,
+    campaign: Campaign,
+    current: CampaignRun,
+    ready: Ready,
+    audience: pa.Table,
+    products: Products,
 ) -> None:
     """Decide about a batch and write all of it. ``now`` is the run's, also after a restart."""
     now = current.as_of
@@ -188,7 +217,7 @@ def _write_batch(
     _grant(session, ready, sends, keys, now)
     _record(session, current.id, ready, decided, codes, now)
     _assign(session, campaign, decided, now)
-    _enqueue(session, campaign, current, ready, sends, keys, codes)
+    _enqueue(session, campaign, current, ready, sends, keys, codes, products)
     counts.add(decided, ready.offers)
     current.counts = counts.to_json()
     current.candidates = counts.candidates
@@ -263,12 +292,14 @@ def _enqueue(
     sends: Rows,
     keys: dict[int, str],
     codes: dict[int, str],
+    products: Products,
 ) -> None:
     now, spec = current.as_of, ready.spec
     shared = {
         arm.name: plan.context_of(ready.batches.get(arm.name), campaign, now) for arm in ready.plan.arms
     }
     balances = points.balances(session, list(keys), now) if ready.shows_balance and keys else {}
+    wanted = products.of(list(keys)) if ready.recommends else {}
     expires_at = now + timedelta(hours=spec.expires_hours)
     fallbacks: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = {}
 
@@ -283,6 +314,8 @@ def _enqueue(
                 "amount": ready.points[arm],
                 "balance": held.available if (held := balances.get(member)) else 0,
             }
+        if ready.recommends:
+            context["recommendations"] = wanted[member]
         pattern = (arm, tuple(send["fallback"]))
         if pattern not in fallbacks:
             fallbacks[pattern] = _fallback(ready, *pattern)

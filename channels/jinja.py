@@ -32,7 +32,7 @@ MAX_LOOP_DEPTH = 2
 VARIABLES = frozenset(
     {"member", "coupon", "points", "shop", "campaign", "unsubscribe_url", "preferences_url", "data"}
 )
-FUNCTIONS = frozenset({"track", "_track", "range"})
+FUNCTIONS = frozenset({"track", "_track", "range", "recommend"})
 _INTERNAL = frozenset({"_open_url", "loop"})
 FILTERS = (
     "abs",
@@ -183,7 +183,7 @@ def _check(node: nodes.Node, field: str, local: frozenset[str], depth: int) -> N
         name = node.node.name if isinstance(node.node, nodes.Name) else None
         if name not in FUNCTIONS or node.dyn_args or node.dyn_kwargs:
             refuse(
-                "only track(…) and range(…) can be called; for the rest use a filter, like "
+                "only track(…), recommend(…) and range(…) can be called; for the rest use a filter, like "
                 "{{ member.name|upper }}."
             )
     if isinstance(node, nodes.Filter) and (node.name not in node_filters() or node.node is None):
@@ -196,7 +196,7 @@ def _check(node: nodes.Node, field: str, local: frozenset[str], depth: int) -> N
         if node.name not in known:
             refuse(
                 f"“{node.name}” is not known; a template can use "
-                f"{', '.join(sorted(VARIABLES))} and track(url)."
+                f"{', '.join(sorted(VARIABLES))} track(url) and recommend(n)."
             )
     if isinstance(node, nodes.For):
         depth += 1

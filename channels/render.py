@@ -7,7 +7,7 @@ filling in runs Jinja's compiled code, whose values come out already encoded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property, partial
@@ -28,6 +28,8 @@ _HTML = jinja.Environment(html=True)
 _PLAIN_ENCODED = jinja.Environment(html=False, finalize=mime.text_value)
 _HTML_ENCODED = jinja.Environment(html=True, finalize=mime.html_value)
 
+MAX_RECOMMENDED = 10
+"""Products that a message carries for its member."""
 BOUNDARY = "=_huiliu_part"
 """Cannot occur in a quoted-printable body: there, ``=`` is only followed by hex digits or a line end."""
 
@@ -119,6 +121,7 @@ def variables_for(settings: Settings, job: Job, language: str, names: frozenset[
         "member": job.member,
         "shop": {"name": settings.shop_name, "url": settings.shop_url or settings.base_url},
         "track": track,
+        "recommend": partial(_recommend, job.context.get("recommendations") or ()),
         "_track": track,
         "_language": language,
         "_currency": settings.shop_currency,
@@ -131,6 +134,13 @@ def variables_for(settings: Settings, job: Job, language: str, names: frozenset[
     if "_open_url" in names:
         found["_open_url"] = tracking.open_url(settings.base_url, job.message_id)
     return found
+
+
+def _recommend(products: Sequence[Mapping[str, Any]], n: int = 3) -> list[Mapping[str, Any]]:
+    """The first ``n`` products that the message has for its member; none where nothing is known."""
+    if not isinstance(n, int) or not 1 <= n <= MAX_RECOMMENDED:
+        raise InvalidInput(f"recommend(n) takes a number from 1 to {MAX_RECOMMENDED}.")
+    return list(products[:n])
 
 
 @dataclass(frozen=True)

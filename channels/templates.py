@@ -32,6 +32,18 @@ SAMPLE_CONTEXT: Mapping[str, Any] = {
     "points": {"amount": 200, "balance": 1250},
     "campaign": {"name": "sample", "title": "Sample"},
     "data": None,
+    "recommendations": [
+        {
+            "sku": f"SAMPLE-{number}",
+            "name": f"Sample product {number}",
+            "category": "Samples",
+            "price": 1990 * number,
+            "url": "https://shop.example/p",
+            "image_url": "https://shop.example/p.jpg",
+            "reason": "goes_with",
+        }
+        for number in range(1, 11)
+    ],
 }
 
 

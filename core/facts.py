@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from core.models import Event, Member, Order, OrderLine, Product
+from core.models import Event, Member, Order, OrderLine, Product, ProductChange
 from core.warehouse.replica import Fact
 
 MEMBERS, ORDERS, ORDER_LINES, PRODUCTS, EVENTS = "members", "orders", "order_lines", "products", "events"
+PRODUCT_CHANGES = "product_changes"
 
 _kept = Member.erased_at.is_(None)
 _net = sa.case((Order.status == "cancelled", 0), else_=Order.total_minor - Order.refunded_minor)
@@ -87,8 +88,23 @@ FACTS = (
             Product.price_minor,
             Product.margin,
             Product.stock,
+            Product.url,
+            Product.image_url,
         ),
         None,
+    ),
+    Fact(
+        PRODUCT_CHANGES,
+        sa.select(
+            Product.source,
+            Product.sku,
+            ProductChange.at.label("changed_at"),
+            ProductChange.old_price_minor,
+            ProductChange.new_price_minor,
+            ProductChange.old_stock,
+            ProductChange.new_stock,
+        ).join(Product, Product.id == ProductChange.product_id),
+        "changed_at",
     ),
     Fact(
         EVENTS,

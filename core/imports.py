@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core import facts
+from core import catalog, facts
 from core.collector import paused
 from core.contacts import blind_index
 from core.db import Base, Database, among, bulk_insert
@@ -306,7 +306,13 @@ def _write_members(
 def _write_products(
     session: Session, records: Sequence[ProductRow], source: str, now: datetime, _consents: ConsentWriter
 ) -> Report:
+    before = catalog.offers(session, source, (record.external_id for record in records))
     report, written = _upsert(session, Product, "sku", records, {"source": source, "updated_at": now}, {})
+    after = {
+        record.external_id: catalog.Offer(record.values["price_minor"], record.values["stock"])
+        for record in records
+    }
+    catalog.note_changes(session, written, before, after, now)
     if written:
         mark(session, facts.PRODUCTS, [None])
     return report

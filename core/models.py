@@ -67,6 +67,20 @@ class Product(Base):
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
+class ProductChange(Base):
+    """A price or a stock that an import changed: what "back in stock" and "cheaper now" are told from."""
+
+    __tablename__ = "product_changes"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    product_id: Mapped[int] = mapped_column(sa.ForeignKey("products.id"), index=True)
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    old_price_minor: Mapped[int | None] = mapped_column(Minor)
+    new_price_minor: Mapped[int | None] = mapped_column(Minor)
+    old_stock: Mapped[int | None]
+    new_stock: Mapped[int | None]
+
+
 class Order(Base):
     """An order; ``total_minor`` is what its lines cost after discounts, before refunds."""
 

@@ -13,6 +13,7 @@ from core.db import Database
 from core.times import now as clock
 from segments.compile import Moment
 from segments.facts import open_engine
+from segments.recommend.model import fit
 from segments.refresh import refresh
 
 
@@ -34,4 +35,14 @@ def nightly_refresh(as_of: date | None = None) -> dict[str, Any]:
     moment = Moment(day, settings.zone, settings.shop_currency)
     done = refresh(Database(settings.url), open_engine(settings), moment=moment, now=now)
     get_run_logger().info("As of %s: %s members, stages %s", day, done.members, done.stages)
+    return done.to_json()
+
+
+@flow(name="fit-recommendations", retries=1, retry_delay_seconds=600)
+def fit_recommendations(as_of: date | None = None) -> dict[str, Any]:
+    """What goes with what, and what is popular, as of ``as_of`` (today)."""
+    settings = core_settings.load()
+    day = as_of or clock(settings).astimezone(settings.zone).date()
+    done = fit(open_engine(settings), day, settings.zone)
+    get_run_logger().info("As of %s: %s products with neighbours, %s pairs", day, done.products, done.pairs)
     return done.to_json()

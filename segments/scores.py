@@ -7,7 +7,9 @@ Guarantees: a pure function of the facts, the settings, ``as_of`` and the snapsh
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -92,20 +94,21 @@ def _parameters(scoring: Scoring, as_of: date, zone: ZoneInfo) -> dict[str, Any]
     }
 
 
-def _named(text: str, params: dict[str, Any]) -> dict[str, Any]:
+def named(text: str, params: dict[str, Any]) -> dict[str, Any]:
     """Just the parameters that the statement names: DuckDB refuses the others."""
     names = set(re.findall(r"\$(\w+)", text))
     return {name: value for name, value in params.items() if name in names}
 
 
 def _run(connection: duckdb.DuckDBPyConnection, text: str, params: dict[str, Any]) -> None:
-    connection.execute(text, _named(text, params))
+    connection.execute(text, named(text, params))
 
 
-def write_snapshot(
+@contextmanager
+def scored(
     engine: DuckEngine, scoring: Scoring, as_of: date, zone: ZoneInfo, previous: date | None
-) -> dict[str, Any]:
-    """Write ``snapshots/members/<as_of>.parquet``. Answers cut points, means and notes for the read-out."""
+) -> Iterator[Scored]:
+    """Everything the snapshot's query needs, as tables of a connection that lives in the block."""
     params = _parameters(scoring, as_of, zone)
     with engine.connect({"cells": settings.cells()}) as connection:
         engine.add_view(connection, "previous", snapshot_path(engine, SNAPSHOT, previous), SNAPSHOT_SCHEMA)
@@ -122,19 +125,41 @@ def write_snapshot(
             }
             params[f"mean_{measure}"] = cuts["means"][measure]
         params["top_spend"] = cuts["top_spend"]
-        with engine.replica.replacing("snapshots", SNAPSHOT, f"{as_of.isoformat()}.parquet") as temporary:
-            _run(
-                connection,
-                f"COPY ({text}) TO {engine.quoted(temporary)} (FORMAT parquet, COMPRESSION snappy)",
-                params,
-            )
-    return cuts
+        yield Scored(connection, text, params, cuts)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The query of the snapshot, ready to run, and what was found on the way."""
+
+    connection: duckdb.DuckDBPyConnection
+    text: str
+    params: dict[str, Any]
+    cuts: dict[str, Any]
+    """Cut points, means and notes for the read-out."""
+
+    def run(self, statement: str) -> duckdb.DuckDBPyConnection:
+        """Run a statement with the parameters that it names; ``{snapshot}`` in it is the query."""
+        statement = statement.replace("{snapshot}", self.text)
+        return self.connection.execute(statement, named(statement, self.params))
+
+
+def write_snapshot(
+    engine: DuckEngine, scoring: Scoring, as_of: date, zone: ZoneInfo, previous: date | None
+) -> dict[str, Any]:
+    """Write ``snapshots/members/<as_of>.parquet``. Answers cut points, means and notes for the read-out."""
+    with (
+        scored(engine, scoring, as_of, zone, previous) as ready,
+        engine.replica.replacing("snapshots", SNAPSHOT, f"{as_of.isoformat()}.parquet") as temporary,
+    ):
+        ready.run(f"COPY ({{snapshot}}) TO {engine.quoted(temporary)} (FORMAT parquet, COMPRESSION snappy)")
+    return ready.cuts
 
 
 def _cut_points(
     connection: duckdb.DuckDBPyConnection, scoring: Scoring, params: dict[str, Any]
 ) -> dict[str, Any]:
-    row = connection.sql(sql("cuts"), params=_named(sql("cuts"), params)).to_arrow_table().to_pylist()[0]
+    row = connection.sql(sql("cuts"), params=named(sql("cuts"), params)).to_arrow_table().to_pylist()[0]
     points = {measure: [int(p) for p in row[measure] or [0, 0, 0, 0]] for measure in MEASURES}
     points |= scoring.cut_points or {}
     notes = [

@@ -17,6 +17,8 @@ from core.errors import InvalidInput
 from core.models import Preference
 
 KEY = "segments.scoring"
+TITLES_KEY = "segments.titles"
+MAX_TITLE = 40
 MEASURES = ("recency", "frequency", "monetary")
 
 STAGES = ("prospect", "new", "active", "high_value", "at_risk", "dormant", "churned", "reactivated")
@@ -58,6 +60,10 @@ VALUE_TITLES = {
     "general_keep": ("General: keep", "一般保持"),
     "general_win_back": ("General: win back", "一般挽留"),
 }
+TITLES: dict[str, dict[str, tuple[str, str]]] = {
+    "stage": STAGE_TITLES, "rfm": RFM_TITLES, "value": VALUE_TITLES,
+}  # fmt: skip
+"""kind → name → its title in English and Chinese, as it comes."""
 # segment → (recency scores, frequency scores): all 25 cells, each once.
 CELLS: dict[str, list[tuple[str, str]]] = {
     "hibernating": [("12", "12")],
@@ -151,3 +157,43 @@ def save(session: Session, scoring: Scoring, by: str, now: datetime) -> None:
     value: dict[str, Any] = asdict(scoring.validated())
     session.merge(Preference(key=KEY, value=value, updated_at=now))
     audit.record(session, by, "change", "settings", KEY, now, value)
+
+
+Titles = dict[str, dict[str, tuple[str, str]]]
+
+
+def titles(session: Session) -> Titles:
+    """The titles of stages and segments: the marketer's own, and the default of every other."""
+    stored = session.get(Preference, TITLES_KEY)
+    own: dict[str, dict[str, list[str]]] = stored.value if stored else {}
+    return {
+        kind: {
+            name: (pair[0], pair[1]) if (pair := own.get(kind, {}).get(name)) else default
+            for name, default in defaults.items()
+        }
+        for kind, defaults in TITLES.items()
+    }
+
+
+def save_titles(session: Session, wanted: Titles, by: str, now: datetime) -> None:
+    """Keep titles; an empty one goes back to its default. Raises InvalidInput, ``field`` kind.name.en|zh.
+
+    Two segments of a kind cannot share a title: nobody could tell them apart.
+    """
+    own: dict[str, dict[str, list[str]]] = {}
+    for kind, defaults in TITLES.items():
+        seen: dict[tuple[int, str], str] = {}
+        for name, default in defaults.items():
+            pair = [text.strip() for text in wanted.get(kind, {}).get(name, ("", ""))]
+            for place, language in enumerate(("en", "zh")):
+                title = pair[place] or default[place]
+                field = f"{kind}.{name}.{language}"
+                if len(title) > MAX_TITLE:
+                    raise InvalidInput(f"A title has at most {MAX_TITLE} characters.", field)
+                if seen.setdefault((place, title.casefold()), name) != name:
+                    raise InvalidInput(f"Two of them are called “{title}”; choose another title.", field)
+            found = tuple(text or default[place] for place, text in enumerate(pair))
+            if found != default:
+                own.setdefault(kind, {})[name] = list(found)
+    session.merge(Preference(key=TITLES_KEY, value=own, updated_at=now))
+    audit.record(session, by, "change", "settings", TITLES_KEY, now, own)

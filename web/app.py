@@ -31,13 +31,14 @@ from web.console import (
     members,
     overview,
     results,
+    scoring,
     segments,
     session,
     settings_pages,
 )
 
 FORM_PARTS = 5000
-_PAGES = (
+PAGES = (
     overview,
     members,
     segments,
@@ -47,6 +48,7 @@ _PAGES = (
     channels,
     results,
     settings_pages,
+    scoring,
     session,
 )
 _ERROR_TEXTS = {
@@ -93,7 +95,7 @@ def create_app(
     i18n.init(app, settings)
     csrf = security.init(app, settings, database)
     static_files.init(app)
-    for module in _PAGES:
+    for module in PAGES:
         app.register_blueprint(module.bp)
     _register_interfaces(app, database, settings, moment, csrf.exempt)
     app.teardown_request(context.close_reading)

@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from web.commands import campaigns, clv, data, segments, services
+from web.commands import campaigns, clv, data, recommend, segments, services
 from web.commands.common import Group
 
 
@@ -23,6 +23,7 @@ for command in (
     data.refresh,
     segments.group,
     campaigns.group,
+    recommend.group,
     campaigns.deliver,
     clv.group,
     services.up,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from flask import g, has_request_context
 from flask_babel import lazy_gettext as _
 
 from campaigns.decide import REASONS
-from segments.settings import RFM_TITLES, STAGE_TITLES, VALUE_TITLES
+from segments import settings as scoring
+from web import context
 from web.i18n import language
 
 _WORDS: dict[str, dict[str, object]] = {
@@ -99,6 +101,14 @@ _WORDS: dict[str, dict[str, object]] = {
         "margin": _("Margin"),
     },
     "readout": {"real": _("Real"), "simulated": _("Simulated")},
+    "recommended": {
+        "back_in_stock": _("Back in stock since it was looked at"),
+        "price_drop": _("Cheaper since it was looked at"),
+        "buy_again": _("Bought again and again"),
+        "goes_with": _("Goes with what was bought"),
+        "popular_category": _("Popular in a category bought before"),
+        "popular": _("Popular with everybody"),
+    },
     "arm": {"control": _("Holdout"), "holdout": _("Holdout")},
     "scope": {"ingest": _("Send data in"), "loyalty": _("Coupons and points"), "read": _("Read")},
     "template": {
@@ -273,13 +283,19 @@ _TONES = {
 }
 
 
-_TITLES = {"stage": STAGE_TITLES, "rfm": RFM_TITLES, "value": VALUE_TITLES}
-"""Kinds whose titles the segments package owns: code → (English, Chinese)."""
+def _titles() -> scoring.Titles:
+    """Titles that the segments package owns and the marketer edits, read once a request."""
+    if not has_request_context():
+        return scoring.TITLES
+    if "titles" not in g:
+        g.titles = scoring.titles(context.reading())
+    found: scoring.Titles = g.titles
+    return found
 
 
 def stages() -> list[str]:
     """Every stage there is, in its order."""
-    return list(STAGE_TITLES)
+    return list(scoring.STAGE_TITLES)
 
 
 def word(kind: str, code: str | None) -> str:
@@ -289,8 +305,8 @@ def word(kind: str, code: str | None) -> str:
     if kind == "reason" and code in REASONS:
         text = REASONS[code][language() == "zh"]
         return text[:1].upper() + text[1:]
-    if kind in _TITLES and code in _TITLES[kind]:
-        return _TITLES[kind][code][language() == "zh"]
+    if kind in scoring.TITLES and code in scoring.TITLES[kind]:
+        return _titles()[kind][code][language() == "zh"]
     found = _WORDS.get(kind, {}).get(code)
     return str(found) if found is not None else code.replace("_", " ")
 

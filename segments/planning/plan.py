@@ -230,8 +230,8 @@ class Plan:
 
     def query(self, *selected: exp.Expr, where: exp.Expr | None = None) -> exp.Select:
         """A row a member who was there as of the moment (and of whom ``where`` is true)."""
-        found = self._joined(*selected).where(self._there())
-        return self._placed(found if where is None else found.where(where))
+        found = self._joined(*selected).where(self._there(), copy=False)
+        return self._placed(found if where is None else found.where(where, copy=False))
 
     def one(self, *selected: exp.Expr) -> exp.Select:
         """The row of ``member_id``, with a column ``there`` that says whether they were there yet."""
@@ -242,24 +242,33 @@ class Plan:
         found = exp.select(*selected, copy=False).from_("members AS m", copy=False)
         for alias in sorted(self.snapshots):
             found = found.join(
-                f"{_SNAPSHOTS[alias]} AS {alias}", on=f"{alias}.member_id = m.member_id", join_type="left"
+                f"{_SNAPSHOTS[alias]} AS {alias}",
+                on=f"{alias}.member_id = m.member_id",
+                join_type="left",
+                copy=False,
             )
         for name, anchors in self.anchors.items():
-            found = found.with_(name, as_=anchors.query(self.member_id, owner="owner"))
+            found = found.with_(name, as_=anchors.query(self.member_id, owner="owner"), copy=False)
         for source in self.sources.values():
             for part in source.parts():
-                found = found.with_(part.alias, as_=part.query(self.member_id))
-                found = found.join(part.alias, on=f"{part.alias}.member_id = m.member_id", join_type="left")
+                found = found.with_(part.alias, as_=part.query(self.member_id), copy=False)
+                found = self._join(found, part.alias)
         for node, name in self.sequences.items():
             *inner, (_, members) = sequence_ctes(name, node, self.moment, self.member_id)
             for step, query in inner:
                 # Both are read twice; without the word the database may run them twice.
-                found = found.with_(step, as_=query, materialized=True)
-            found = found.with_(name, as_=members)
-            found = found.join(name, on=f"{name}.member_id = m.member_id", join_type="left")
+                found = found.with_(step, as_=query, materialized=True, copy=False)
+            found = self._join(found.with_(name, as_=members, copy=False), name)
         if self.member_id is not None:
-            found = found.where(exp.column("member_id", "m").eq(exp.Literal.number(self.member_id)))
+            found = found.where(
+                exp.column("member_id", "m").eq(exp.Literal.number(self.member_id)), copy=False
+            )
         return found
+
+    @staticmethod
+    def _join(query: exp.Select, alias: str) -> exp.Select:
+        on = exp.column("member_id", alias).eq(exp.column("member_id", "m"))
+        return query.join(exp.to_table(alias), on=on, join_type="left", copy=False)
 
     def _placed(self, query: exp.Select) -> exp.Select:
         """Conditions know a source as one; where it is read in parts, its columns are found there."""

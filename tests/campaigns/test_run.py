@@ -6,16 +6,23 @@ import threading
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from campaigns import campaigns
 from campaigns.decide import REASONS
 from campaigns.run import run, simulate
-from channels import consent
+from channels import consent, templates
+from channels.models import Message
 from core import members
 from core.contacts import blind_index
+from core.db import bulk_insert
 from core.errors import Conflict
+from core.imports import load_rows, numbered
+from core.models import Product
+from core.warehouse.replica import mark
 from loyalty import points
 from segments import segments
+from segments.recommend.model import fit
 from tests.campaigns.conftest import NOW, Shop
 from tests.conftest import count
 
@@ -239,3 +246,46 @@ def test_a_paused_run_stops_and_goes_on_with_the_same_members(shop: Shop) -> Non
         campaigns.resume(session, campaigns.by_name(session, "back"), "boss", NOW)
     assert run(shop.database, shop.engine, shop.settings, "back", NOW + timedelta(hours=5)) == expected
     assert shop.rows("SELECT count(DISTINCT at) FROM decisions") == [(1,)]
+
+
+def test_messages_carry_the_products_recommended_to_each_member(shop: Shop) -> None:
+    shop.members(39)
+    with shop.database.write() as session:
+        bulk_insert(
+            session,
+            Product.__table__,
+            ("source", "sku", "name", "category", "price_minor", "currency", "fingerprint", "updated_at"),
+            [("shop", sku, sku.title(), sku, 1000, "CNY", "x", NOW) for sku in ("tea", "cup")],
+        )
+        fields = {
+            "subject": "For you",
+            "html": "{% for one in recommend(2) %}<p>{{ one.name }} {{ one.price|money }}</p>{% endfor %}"
+            "<a href='{{ unsubscribe_url }}'>x</a>",
+        }
+        templates.save(
+            session, shop.settings, name="next", channel="email", purpose="marketing", contents={"en": fields},
+            by="test", now=NOW,
+        )  # fmt: skip
+        mark(session, "products", [None])
+    rows = [
+        {"order_id": f"o{n}", "member_id": f"m{n}", "ordered_at": "2026-01-10T08:00:00Z", "sku": "tea" if n < 30 else "cup",
+         "amount": "10"}
+        for n in range(1, 40)
+    ]  # fmt: skip
+    load_rows(
+        shop.database, "orders", numbered(rows), settings=shop.settings, source="shop", now=NOW,
+        consents=lambda _session, _changes: None,
+    )  # fmt: skip
+    shop.engine.replica.sync(shop.database)
+    fit(shop.engine, NOW.date(), shop.settings.zone)
+    shop.control(0)
+    shop.campaign(variants=[{"name": "A", "weight": 1.0, "templates": {"email": "next"}}], channels=["email"])
+    run(shop.database, shop.engine, shop.settings, "back", NOW)
+    with shop.database.read() as session:
+        found = session.scalars(sa.select(Message).order_by(Message.id)).all()
+    assert len(found) > 20
+    # Each the own category first; what goes with it needs more buyers than this shop has.
+    for message in found:
+        skus = [one["sku"] for one in message.context["recommendations"]]
+        assert skus == (["tea", "cup"] if message.member_id < 30 else ["cup", "tea"]), message.member_id
+    assert found[0].context["recommendations"][0]["name"] == "Tea"

@@ -36,6 +36,8 @@ PAGES = (
     "/results",
     "/results/1",
     "/settings",
+    "/settings/scoring",
+    "/settings/scoring/names",
     "/settings/account",
     "/settings/users",
     "/settings/keys",

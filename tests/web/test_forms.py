@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import time
+from dataclasses import fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from channels.models import Account, Consent, Suppression, Template
 from core.models import AuditEntry, Job, Member
 from loyalty.models import Coupon, CouponBatch
 from segments.models import Segment
+from segments.scores import latest_refresh
 from segments.settings import load
 from tests.web import seed
 from tests.web.conftest import Shop
@@ -353,16 +355,65 @@ def test_scoring_settings_are_checked_together(shop: Shop) -> None:
         "cut.frequency": "",
         "cut.monetary": "",
     }
-    assert client.post("/settings", data).status_code == 303
+    assert client.post("/settings/scoring", data).status_code == 303
     with shop.database.read() as session:
         found = load(session)
     assert (found.active_days, found.high_value_share, found.cut_points) == (60, 0.1, None)
-    page = client.post("/settings", {**data, "active_days": "300"})
+    page = client.post("/settings/scoring", {**data, "active_days": "300"})
     assert page.status_code == 422
     assert "Days must grow" in error_beside(page.text, "active_days")
-    page = client.post("/settings", {**data, "cut.recency": "4, 3, 2, 1"})
+    page = client.post("/settings/scoring", {**data, "cut.recency": "4, 3, 2, 1"})
     assert "ascending" in error_beside(page.text, "cut.recency")
     assert 'value="4, 3, 2, 1"' in page.text
+
+
+def test_the_effect_of_settings_is_shown_before_they_are_saved(shop: Shop) -> None:
+    client = shop.client()
+    with shop.database.read() as session:
+        before = load(session)
+    form = {field.name: str(getattr(before, field.name)) for field in fields(before)}
+    form |= {"high_value_share": "20", "same_day_once": "", "cut_points": ""}
+    page = client.post("/settings/scoring/preview", form)
+    assert page.text.count("Nobody would move.") == 3, "the settings in force change nothing"
+    page = client.post(
+        "/settings/scoring/preview", {**form, "new_days": "1", "active_days": "2", "reactivated_days": "2"}
+    )
+    assert "would move" in page.text
+    assert "Dormant" in page.text
+    page = client.post("/settings/scoring/preview", {**form, "active_days": "many"})
+    assert "Write a whole number." in page.text
+    with shop.database.read() as session:
+        assert load(session) == before
+
+
+def test_the_cut_points_of_the_last_refresh_can_be_frozen(shop: Shop) -> None:
+    client = shop.client()
+    with shop.database.read() as session:
+        latest = latest_refresh(session)
+    assert latest is not None
+    page = client.get("/settings/scoring?freeze=1").text
+    for measure, points in latest.rfm["cut_points"].items():
+        assert f'name="cut.{measure}" type="text" value="{", ".join(map(str, points))}"' in page
+    with shop.database.read() as session:
+        assert load(session).cut_points is None, "filled in, not saved"
+
+
+def test_names_of_groups_are_the_marketers_and_never_two_alike(shop: Shop) -> None:
+    client = shop.client()
+    assert (
+        client.post(
+            "/settings/scoring/names", {"stage.dormant.en": "Fast asleep", "stage.dormant.zh": "深睡"}
+        ).status_code
+        == 303
+    )
+    assert "Fast asleep" in client.get("/segments/lifecycle").text
+    assert "深睡" in shop.client(language="zh").get("/segments/lifecycle").text
+    page = client.post("/settings/scoring/names", {"stage.dormant.en": "Churned"})
+    assert page.status_code == 422
+    assert "choose another title" in error_beside(page.text, "stage.churned.en")
+    assert 'value="Churned"' in page.text
+    assert client.post("/settings/scoring/names", {}).status_code == 303
+    assert "Fast asleep" not in client.get("/segments/lifecycle").text
 
 
 def test_an_api_key_is_shown_once_and_works_until_revoked(shop: Shop) -> None:

@@ -47,6 +47,8 @@ ADDRESSES = (
     "/channels/inbox",
     "/results",
     "/settings",
+    "/settings/scoring",
+    "/settings/scoring/names",
     "/settings/account",
     "/settings/users",
     "/settings/keys",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +14,7 @@ from core import audit
 from core.contacts import mask
 from core.models import Member
 from segments import erasure, memberships
+from segments.recommend.rank import Product, recommend
 from web import context, i18n
 from web.context import actor, reading, require, writing
 from web.paging import wanted
@@ -21,6 +23,7 @@ from web.queries import shell
 from web.roles import Permission
 
 bp = Blueprint("members", __name__, url_prefix="/members")
+PRODUCTS = 5
 CONTACT_COLUMNS = ("email", "phone", "openid", "unionid")
 
 
@@ -68,10 +71,18 @@ def _page(member: Member, *, shown: bool) -> str:
         consents=queries.consents(session, member.id),
         suppressions=queries.suppressions(session, member),
         standing=queries.standing(engine, member.id, as_of),
+        products=_products(member.id, as_of),
         segments=memberships.of_member(session, engine, member.id) if as_of else [],
         history=queries.history(session, "member", str(member.id)) if context.may("administer") else [],
         as_of=as_of,
     )
+
+
+def _products(member_id: int, as_of: date | None) -> list[Product]:
+    console = context.console()
+    if as_of is None:
+        return []
+    return recommend(console.engine(), [member_id], as_of, console.settings.zone, n=PRODUCTS)[member_id]
 
 
 @bp.post("/<int:member_id>/contact")

@@ -32,6 +32,10 @@ class Entry:
     current: bool
 
 
+AREAS = {"scoring": "settings", "insights": "segments"}
+"""Entry of the rail that a blueprint's pages belong to, where it is not called like one."""
+
+
 @dataclass(frozen=True)
 class Frame:
     nav: list[Entry]
@@ -59,7 +63,8 @@ def _nav() -> list[Entry]:
         (gettext("Results"), "results.index", "chart-bar"),
         (gettext("Settings"), "settings.index", "settings"),
     )
-    area = (request.blueprint or "").split(".")[0]
+    blueprint = (request.blueprint or "").split(".")[0]
+    area = AREAS.get(blueprint, blueprint)
     return [Entry(title, endpoint, icon, endpoint.split(".")[0] == area) for title, endpoint, icon in titles]
 
 

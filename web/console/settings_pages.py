@@ -1,8 +1,7 @@
-"""Settings: scoring thresholds, users and roles, API keys, the audit log, and one's own account."""
+"""Settings: the shop, users and roles, API keys, the audit log, and one's own account."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -12,7 +11,6 @@ from werkzeug.wrappers import Response
 
 from core import audit
 from core.errors import HuiliuError, InvalidInput
-from segments import settings as scoring
 from web import context, users
 from web.api import keys
 from web.context import actor, reading, require, writing
@@ -24,7 +22,6 @@ from web.roles import ROLES, Permission
 from web.security import new_password
 
 bp = Blueprint("settings", __name__, url_prefix="/settings")
-DAYS = ("window_days", "new_days", "active_days", "churned_days", "reactivated_days", "silence_orders")
 SCOPES = ("ingest", "loyalty", "read")
 OBJECT_TYPES = (
     "campaign", "segment", "template", "coupon_batch", "member", "user", "api_key", "channel", "message",
@@ -32,75 +29,11 @@ OBJECT_TYPES = (
 )  # fmt: skip
 
 
-def _scoring_form(current: scoring.Scoring) -> Form:
-    data: dict[str, Any] = {field.name: getattr(current, field.name) for field in fields(current)}
-    data["high_value_share"] = f"{current.high_value_share * 100:g}"
-    data["silence_factor"] = f"{current.silence_factor:g}"
-    data["same_day_once"] = "1" if current.same_day_once else ""
-    for measure in scoring.MEASURES:
-        points = (current.cut_points or {}).get(measure)
-        data[f"cut.{measure}"] = ", ".join(map(str, points)) if points else ""
-    return Form(data)
-
-
-def _page(form: Form, code: int = 200) -> tuple[str, int]:
-    return render_template("settings/index.html", form=form, days=DAYS, measures=scoring.MEASURES), code
-
-
 @bp.get("")
 @require(Permission.VIEW)
-def index() -> Any:
-    """The shop, and how members are scored and staged."""
-    return _page(_scoring_form(scoring.load(reading())))
-
-
-@bp.post("")
-@require(Permission.ADMINISTER)
-def index_post() -> Any:
-    form = Form(request.form)
-    numbers = {name: form.integer(name, low=1, high=3650, required=True) or 0 for name in DAYS}
-    share = form.percent("high_value_share", low=1, high=99)
-    factor = form.text("silence_factor", required=True, limit=10)
-    cuts = {measure: _four(form, f"cut.{measure}") for measure in scoring.MEASURES}
-    preset = form.choice("preset", ("standard", "tenure"))
-    if form.ok:
-        try:
-            changed = replace(
-                scoring.load(reading()),
-                **numbers,
-                preset=preset,
-                same_day_once=form.flag("same_day_once"),
-                high_value_share=share if share is not None else 0.2,
-                silence_factor=float(factor),
-                cut_points={name: points for name, points in cuts.items() if points} or None,
-            )
-            with writing() as session:
-                scoring.save(session, changed, actor(), context.now())
-        except ValueError:
-            form.error("silence_factor", gettext("Write a number."))
-        except InvalidInput as error:
-            name = error.field or ""
-            form.error(
-                name.replace("cut_points.", "cut.") if name != "cut_points" else "cut.recency", str(error)
-            )
-    if not form.ok:
-        return _page(form, 422)
-    flash(gettext("Saved. The next refresh uses it."), "success")
-    return redirect(url_for("settings.index"), 303)
-
-
-def _four(form: Form, name: str) -> list[int] | None:
-    """Four ascending whole numbers, or nothing."""
-    text = form.text(name)
-    if not text:
-        return None
-    try:
-        points = [int(part) for part in text.replace("，", ",").split(",")]
-    except ValueError:
-        points = []
-    if len(points) != 4 or sorted(points) != points:
-        form.error(name, gettext("Write four ascending whole numbers, separated by commas."))
-    return points
+def index() -> str:
+    """The shop, as the server's variables say."""
+    return render_template("settings/index.html")
 
 
 def _users_page(form: Form, code: int = 200, shown: tuple[str, str] | None = None) -> tuple[str, int]:

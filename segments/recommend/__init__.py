@@ -1,0 +1,1 @@
+"""Which products a member may want next, for messages and for the console."""

@@ -77,6 +77,8 @@ class Refresh(Base):
     """name → {count, entered, exited}."""
     rfm: Mapped[dict[str, Any]] = mapped_column(Json)
     """Cut points, means, window, and the notes that a read-out must say (coinciding cut points)."""
+    predictions: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """What ``segments.predict`` found: parameters, checks, plots, and whether its snapshot may be used."""
     seconds: Mapped[dict[str, float]] = mapped_column(Json)
 
 

@@ -1,4 +1,4 @@
-"""Refresh: facts become scores, stages and memberships as of a date.
+"""Refresh: facts become scores, stages, predictions and memberships as of a date.
 
 Guarantees: running it again for the same date replaces that date's snapshots and rows by equal
 ones. Snapshots are Parquet; the database gets only changes of stage and entries into and exits
@@ -22,6 +22,8 @@ from core.warehouse.engine import DuckEngine
 from segments import memberships, settings
 from segments.compile import Moment
 from segments.models import Refresh, Segment, StageChange
+from segments.predict import settings as predict_settings
+from segments.predict.snapshot import write_predictions
 from segments.scores import SNAPSHOT, SNAPSHOT_SCHEMA, previous_refresh, snapshot_path, write_snapshot
 
 
@@ -35,23 +37,38 @@ class Refreshed:
     stages: dict[str, int] = field(default_factory=dict)
     segments: dict[str, dict[str, int]] = field(default_factory=dict)
     rfm: dict[str, Any] = field(default_factory=dict)
+    predictions: dict[str, Any] | None = None
+    """None: not asked for."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        # What the plots are drawn from is for the console: it would bury the answer.
+        brief = self.predictions and {
+            name: self.predictions[name] for name in ("usable", "reasons", "n", "repeaters")
+        }
+        return {**asdict(self), "predictions": brief}
 
 
 def refresh(
-    database: Database, engine: DuckEngine, *, moment: Moment, now: datetime, sync: bool = True
+    database: Database,
+    engine: DuckEngine,
+    *,
+    moment: Moment,
+    now: datetime,
+    sync: bool = True,
+    predict: bool = True,
 ) -> Refreshed:
-    """Bring the replica up to date, then score, stage and segment everybody as of the moment."""
+    """Bring the replica up to date, then score, stage, predict and segment everybody as of the moment.
+
+    Without ``predict`` the predictions of that date stay as they are, or missing.
+    """
     as_of = moment.as_of
     result = Refreshed(as_of.isoformat())
     if sync:
         with _timed(result, "sync"):
             engine.replica.sync(database)
     with database.read() as session:
-        scoring = settings.load(session)
+        scoring, predicting = settings.load(session), predict_settings.load(session)
         previous = previous_refresh(session, as_of)
         wanted = session.scalars(
             sa.select(Segment).where(Segment.archived_at.is_(None)).order_by(Segment.id)
@@ -60,6 +77,9 @@ def refresh(
         result.rfm = write_snapshot(engine, scoring, as_of, moment.zone, previous)
     with _timed(result, "changes"):
         changes = _stage_changes(engine, as_of, result)
+    if predict:
+        with _timed(result, "predictions"):
+            result.predictions = write_predictions(engine, predicting, as_of, moment.zone)
     with _timed(result, "segments"):
         moves = memberships.evaluate_all(engine, wanted, moment, previous)
     result.segments = {
@@ -68,7 +88,10 @@ def refresh(
     with _timed(result, "commit"), database.write() as session:
         _store_changes(session, as_of, changes)
         memberships.store(session, as_of, moves)
-        session.merge(_row(result, as_of, now))
+        row = _row(result, as_of, now)
+        if not predict:
+            row.predictions = session.scalar(sa.select(Refresh.predictions).where(Refresh.as_of == as_of))
+        session.merge(row)
     return result
 
 
@@ -111,5 +134,6 @@ def _row(result: Refreshed, as_of: date, now: datetime) -> Refresh:
         stages=result.stages,
         segments=result.segments,
         rfm=result.rfm,
+        predictions=result.predictions,
         seconds=result.seconds,
     )

@@ -72,6 +72,7 @@ NEEDS = {
     Permission.CONTACTS: {"members.show_contact"},
     Permission.ADMINISTER: {
         "members.erase",
+        "predictions.save",
         "scoring.save",
         "scoring.names_post",
         "settings.people",

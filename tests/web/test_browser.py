@@ -20,6 +20,7 @@ PAGES = (
     "/segments/dormant-buyers",
     "/segments/rfm",
     "/segments/lifecycle",
+    "/segments/predictions",
     "/segments/dormant-buyers/edit",
     "/campaigns",
     "/campaigns/spring-win-back",

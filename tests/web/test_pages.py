@@ -27,6 +27,7 @@ ADDRESSES = (
     "/segments?archived=1",
     "/segments/rfm",
     "/segments/lifecycle",
+    "/segments/predictions",
     "/segments/lifecycle?days=90",
     "/segments/new",
     "/campaigns",

@@ -19,6 +19,7 @@ from web import context, i18n
 from web.context import actor, reading, require, writing
 from web.paging import wanted
 from web.queries import members as queries
+from web.queries import predictions as prediction_queries
 from web.queries import shell
 from web.roles import Permission
 
@@ -72,6 +73,7 @@ def _page(member: Member, *, shown: bool) -> str:
         suppressions=queries.suppressions(session, member),
         standing=queries.standing(engine, member.id, as_of),
         products=_products(member.id, as_of),
+        predicted=prediction_queries.of_member(engine, member.id, as_of),
         segments=memberships.of_member(session, engine, member.id) if as_of else [],
         history=queries.history(session, "member", str(member.id)) if context.may("administer") else [],
         as_of=as_of,

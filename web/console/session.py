@@ -32,7 +32,7 @@ class Entry:
     current: bool
 
 
-AREAS = {"scoring": "settings", "insights": "segments"}
+AREAS = {"scoring": "settings", "insights": "segments", "predictions": "segments"}
 """Entry of the rail that a blueprint's pages belong to, where it is not called like one."""
 
 

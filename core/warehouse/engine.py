@@ -7,6 +7,7 @@ empty, not an error.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import re
@@ -130,6 +131,15 @@ def _stored(connection: duckdb.DuckDBPyConnection, files: list[str], schema: pa.
 
 _instances: dict[tuple[Any, ...], _Instance] = {}
 _instances_lock = threading.Lock()
+
+
+@atexit.register
+def close_all() -> None:
+    """Let go of every DuckDB of this process; left to the interpreter's end, they complain of leaks."""
+    with _instances_lock:
+        for instance in _instances.values():
+            instance.base.close()
+        _instances.clear()
 
 
 class DuckEngine:

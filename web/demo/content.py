@@ -53,6 +53,8 @@ _HTML = """<!doctype html>
 <tr><td style="padding:16px 32px"><div style="border:1px dashed #0b6b53;border-radius:6px;padding:16px;text-align:center">
 <div style="font-size:14px;color:#33413b">{{{{ coupon.title }}}}</div>
 <div style="font-size:22px;letter-spacing:2px;font-weight:700;color:#0b6b53;padding-top:6px">{{{{ coupon.code }}}}</div></div></td></tr>
+<tr><td style="padding:8px 32px;font-size:15px;line-height:1.7;color:#33413b">{{% for one in recommend(3) %}}{{% if loop.first %}}<b>{picks}</b>{{% endif %}}
+<div>{{{{ one.name|title }}}}</div>{{% endfor %}}</td></tr>
 <tr><td align="center" style="padding:16px 32px 32px"><a href="{{{{ shop.url }}}}" style="background:#0b6b53;color:#ffffff;
 text-decoration:none;padding:12px 28px;border-radius:6px;font-size:16px;display:inline-block">{button}</a></td></tr>
 <tr><td style="padding:16px 32px 32px;font-size:12px;line-height:1.6;color:#66726c">{footer}
@@ -64,6 +66,7 @@ _EN = {
     "html": _HTML.format(
         greeting="We miss you, {{ member.name }}",
         body="It has been a while since your last visit. Here is something for the next one.",
+        picks="You may want next",
         button="Shop now",
         footer="You get this because you agreed to news from {{ shop.name }}.",
         unsubscribe="Unsubscribe",
@@ -77,6 +80,7 @@ _ZH = {
     "html": _HTML.format(
         greeting="{{ member.name }}，好久不见",
         body="距离您上次光临已有一段时间，这份优惠送给下一次相见。",
+        picks="您可能需要",
         button="去看看",
         footer="您收到此邮件，是因为您同意接收 {{ shop.name }} 的消息。",
         unsubscribe="退订",

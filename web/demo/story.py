@@ -222,10 +222,12 @@ def _run_flows(story: Story, at: datetime) -> dict[str, Any]:
 
     from campaigns.flows import run_campaign
     from channels.flows import deliver
-    from segments.flows import nightly_refresh
+    from segments.flows import fit_recommendations, nightly_refresh
 
     with story.step("flow nightly-refresh, as of 2017-10-01"):
         refreshed = nightly_refresh(DAY)
+    with story.step("flow fit-recommendations"):
+        fit_recommendations(DAY)
     with story.step("flow run-campaign"):
         run = run_campaign(CAMPAIGN, at)
     with story.step("flow deliver, through the sandbox"):

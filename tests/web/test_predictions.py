@@ -33,7 +33,7 @@ FOUND = {
     "hold_out_days": 60,
     "hold_out": [{"frequency": 0, "customers": 2, "actual": 0.5, "expected": 0.4}],
     "frequencies": [{"frequency": 0, "actual": 2, "expected": 1.8}],
-    "tracking": [{"day": 7, "actual": 1, "expected": 1.1}],
+    "tracking": [{"day": "2026-01-07", "actual": 1, "expected": 1.1}],
 }  # fmt: skip
 
 

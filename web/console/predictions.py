@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import date
 from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -90,11 +91,11 @@ def _words(check: dict[str, Any]) -> str:
     if check["value"] is None:
         return str(gettext("nothing to measure"))
     if check["bound"] is None:
-        return str(gettext("measured %(value)s", value=f"{check['value']:.3g}"))
+        return str(gettext("measured %(value)s", value=_figure(check["value"])))
     words = gettext(
         "measured %(value)s, the bound is %(bound)s",
-        value=f"{check['value']:,.3g}",
-        bound=f"{check['bound']:,.3g}",
+        value=_figure(check["value"]),
+        bound=_figure(check["bound"]),
     )
     return str(words)
 
@@ -107,7 +108,7 @@ def _pictures(found: dict[str, Any]) -> list[charts.Chart]:
             charts.over(
                 "hold-out",
                 gettext("Purchases in the hold-out, by repeat purchases before"),
-                [f"{one['frequency']}" for one in found["hold_out"]],
+                _labels(found["hold_out"]),
                 [
                     _line(gettext("Bought"), _column(found["hold_out"], "actual")),
                     _line(gettext("Predicted"), _column(found["hold_out"], "expected")),
@@ -125,12 +126,12 @@ def _pictures(found: dict[str, Any]) -> list[charts.Chart]:
             charts.over(
                 "tracking",
                 gettext("Repeat purchases of everybody, added up"),
-                [f"{one['day']}" for one in found["tracking"]],
+                [i18n.day(date.fromisoformat(one["day"]), "short") for one in found["tracking"]],
                 [
                     _line(gettext("Bought"), _column(found["tracking"], "actual")),
                     _line(gettext("Predicted"), _column(found["tracking"], "expected")),
                 ],
-                heading=gettext("Days since the first purchase of all"),
+                heading=gettext("Day"),
                 base=gettext("fitted to the days before the hold-out alone"),
             )
         )
@@ -139,7 +140,7 @@ def _pictures(found: dict[str, Any]) -> list[charts.Chart]:
             charts.over(
                 "frequencies",
                 gettext("Customers by repeat purchases"),
-                [f"{one['frequency']}" for one in found["frequencies"]],
+                _labels(found["frequencies"]),
                 [
                     charts.Series(gettext("There are"), _column(found["frequencies"], "actual")),
                     charts.Series(gettext("The model says"), _column(found["frequencies"], "expected")),
@@ -149,6 +150,17 @@ def _pictures(found: dict[str, Any]) -> list[charts.Chart]:
             )
         )
     return pictures
+
+
+def _labels(rows: list[dict[str, Any]]) -> list[str]:
+    """Numbers of repeat purchases; the last stands for that many and more."""
+    labels = [f"{row['frequency']}" for row in rows]
+    return [*labels[:-1], f"{labels[-1]}+"]
+
+
+def _figure(value: float) -> str:
+    """A measured number, readable whatever its size."""
+    return i18n.number(value) if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> list[float | None]:

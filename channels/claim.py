@@ -2,11 +2,12 @@
 
 A claim is one short transaction. It leases a batch (PostgreSQL: FOR UPDATE SKIP LOCKED; SQLite:
 its one writer), loads members, consents and suppressions by one statement, and settles at once
-whatever must not be sent now. What a lost worker had leased is taken over when the lease ends:
+whatever must not be sent now. A batch is one row of ``leases``: it is handed over and taken over as
+a whole. What a lost worker had leased is taken over when the lease ends:
 
 * not handed over yet → queued again, as if nothing had happened;
-* handed over (``handed_over_at``, written just before the provider is asked) and the provider
-  drops repetitions of the same id for long enough, or the account says ``resend`` → queued again;
+* handed over (written just before the provider is asked) and the provider drops repetitions of the
+  same id for long enough, or the account says ``resend`` → queued again;
 * handed over otherwise → ``unknown``: perhaps sent, never sent twice.
 
 A message that is queued again after an attempt without an answer keeps ``handed_over_at``: when the
@@ -21,15 +22,17 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from channels import outbox
 from channels.consent import NO_ADDRESS, SUPPRESSED, refusal
-from channels.models import Account, Consent, Message, Suppression
+from channels.models import Account, Consent, Lease, Message, Suppression
 from channels.outbox import LEASED, QUEUED, RESEND, UNKNOWN, EventRow
 from channels.quiet import DROP, quiet_until, zone
 from channels.render import MemberView
+from channels.sql import is_postgres
 from core.contacts import ADDRESS_COLUMN
 from core.db import among
 from core.models import Member
@@ -91,33 +94,77 @@ class Terms:
 def take_over(session: Session, terms: Terms, now: datetime) -> int:
     """Settle the ended leases of a channel as the module says; the number that became unknown."""
     channel, idempotent_s = terms.channel, terms.idempotent_s
-    ended = sa.and_(Message.state == LEASED, Message.channel == channel, Message.lease_until < now)
-    if session.scalar(sa.select(Message.id).where(ended).limit(1)) is None:
+    ended = session.execute(
+        sa.select(Lease.owner, Lease.handed_over_at)
+        .where(Lease.channel == channel, Lease.until < now)
+        .order_by(Lease.owner)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if not ended:
         return 0
     resend = session.scalar(sa.select(Account.on_unknown).where(Account.channel == channel)) == RESEND
-    again: sa.ColumnElement[bool] = Message.handed_over_at.is_(None)
-    if resend:
-        again = sa.true()
-    elif idempotent_s:
-        again = sa.or_(again, Message.handed_over_at > now - timedelta(seconds=idempotent_s))
-    session.execute(
-        sa.update(Message)
-        .where(ended, again)
-        .values(state=QUEUED, lease_owner=None, lease_until=None, not_before=now)
-    )
-    lost = session.scalars(sa.select(Message.id).where(ended).with_for_update()).all()
+    remembered = now - timedelta(seconds=idempotent_s)
+    waiting = [row.owner for row in ended if row.handed_over_at is None]
+    again = [
+        row.owner
+        for row in ended
+        if row.handed_over_at is not None
+        and (resend or (idempotent_s > 0 and row.handed_over_at > remembered))
+    ]
+    _requeue(session, channel, waiting, {}, now)
+    handed_over = sa.select(Lease.handed_over_at).where(Lease.owner == Message.lease_owner).scalar_subquery()
+    perhaps = {
+        "handed_over_at": sa.func.coalesce(Message.handed_over_at, handed_over),
+        "attempts": Message.attempts + 1,
+    }
+    _requeue(session, channel, again, perhaps, now)
+    lost = session.scalars(
+        sa.select(Message.id)
+        .where(
+            Message.state == LEASED,
+            Message.channel == channel,
+            among(session, Message.lease_owner, sorted({row.owner for row in ended} - {*waiting, *again})),
+        )
+        .with_for_update()
+    ).all()
     _settle_unknown(session, lost, "no answer: the sending process was lost", now)
+    session.execute(sa.delete(Lease).where(among(session, Lease.owner, [row.owner for row in ended])))
     return len(lost)
+
+
+def _requeue(
+    session: Session, channel: str, owners: Sequence[str], more: Mapping[str, Any], now: datetime
+) -> None:
+    if owners:
+        session.execute(
+            sa.update(Message)
+            .where(
+                Message.state == LEASED,
+                Message.channel == channel,
+                among(session, Message.lease_owner, owners),
+            )
+            .values(state=QUEUED, lease_owner=None, lease_until=None, not_before=now, **more),
+            execution_options={"synchronize_session": False},
+        )
 
 
 def _settle_unknown(session: Session, ids: Sequence[int], reason: str, now: datetime) -> None:
     """These were handed over and nobody will ever say what became of them (unless a late answer does)."""
     if not ids:
         return
+    handed_over = sa.select(Lease.handed_over_at).where(Lease.owner == Message.lease_owner).scalar_subquery()
     session.execute(
         sa.update(Message)
         .where(among(session, Message.id, ids), Message.state == LEASED)
-        .values(state=UNKNOWN, reason=reason, settled_at=now, lease_until=None)
+        .values(
+            state=UNKNOWN,
+            reason=reason,
+            settled_at=now,
+            lease_until=None,
+            attempts=Message.attempts + sa.case((handed_over.is_not(None), 1), else_=0),
+            handed_over_at=sa.func.coalesce(Message.handed_over_at, handed_over),
+        ),
+        execution_options={"synchronize_session": False},
     )
     outbox.add_events(
         session,
@@ -158,19 +205,22 @@ def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime)
         if forgotten is not None and row.handed_over_at is not None and row.handed_over_at < forgotten:
             unknown.append(row.id)
             continue
-        reason, until = _decide(row, now, zone(row.timezone, terms.fallback_zone))
+        local = zone(row.timezone, terms.fallback_zone)
+        reason, until = _decide(row, now, local)
         if until is not None:
             defers[row.id] = until
         elif reason is not None:
             skips[row.id] = reason
         else:
-            ready.append(_claimed(row, terms.fallback_zone))
+            ready.append(_claimed(row, local))
     _settle_refused(session, skips, defers, now)
     _settle_unknown(session, unknown, "no answer, and too late to repeat it", now)
+    if ready:
+        session.execute(sa.insert(Lease).values(owner=owner, channel=channel, until=now + LEASE))
     return Batch(ready, len(skips), len(defers), len(unknown))
 
 
-def _load(session: Session, channel: str, ids: Sequence[int]) -> Sequence[sa.Row[Any]]:
+def _load(session: Session, channel: str, ids: Sequence[int]) -> Sequence[Any]:
     column = ADDRESS_COLUMN[channel]
     index = getattr(Member, f"{column}_index")
     consented = sa.and_(
@@ -182,11 +232,11 @@ def _load(session: Session, channel: str, ids: Sequence[int]) -> Sequence[sa.Row
             Message.purpose,
             Message.template_id,
             Message.template_version,
-            Message.context,
+            _text(session, Message.context),
             Message.source_kind,
             Message.source_id,
-            Message.fallback,
-            Message.quiet_hours,
+            _text(session, Message.fallback),
+            _text(session, Message.quiet_hours),
             Message.attempts,
             Message.created_at,
             Message.expires_at,
@@ -201,9 +251,9 @@ def _load(session: Session, channel: str, ids: Sequence[int]) -> Sequence[sa.Row
             Member.country,
             Member.locale,
             Member.timezone,
-            Member.tags,
-            Member.attributes,
-            Member.erased_at,
+            _text(session, Member.tags),
+            _text(session, Member.attributes),
+            Member.erased_at.is_not(None).label("erased"),
             getattr(Member, column).label("address"),
             index.label("address_index"),
             Consent.granted,
@@ -217,25 +267,36 @@ def _load(session: Session, channel: str, ids: Sequence[int]) -> Sequence[sa.Row
     ).all()
 
 
-def _decide(row: sa.Row[Any], now: datetime, local: ZoneInfo) -> tuple[str | None, datetime | None]:
+def _text(session: Session, column: Any) -> sa.ColumnElement[str]:
+    """JSON as its text: orjson reads it in a fifth of the driver's time."""
+    found = sa.cast(column, sa.Text) if is_postgres(session) else sa.type_coerce(column, sa.Text)
+    return found.label(column.key)
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else orjson.loads(text)
+
+
+def _decide(row: Any, now: datetime, local: ZoneInfo) -> tuple[str | None, datetime | None]:
     """(why it is skipped, or until when it waits); both None: send it."""
     if row.expires_at is not None and row.expires_at <= now:
         return EXPIRED, None
     no_address = row.address is None or row.address_index is None
-    refused = refusal(row.purpose, row.erased_at is not None, no_address, bool(row.granted), row.suppression)
+    refused = refusal(row.purpose, row.erased, no_address, bool(row.granted), row.suppression)
     if refused is not None:
         return refused, None
-    until = quiet_until(row.quiet_hours, local, now) if row.quiet_hours else None
+    quiet_hours = _json(row.quiet_hours)
+    until = quiet_until(quiet_hours, local, now) if quiet_hours else None
     if until is None:
         return None, None
-    if row.quiet_hours.get("mode") == DROP:
+    if quiet_hours.get("mode") == DROP:
         return QUIET, None
     if row.expires_at is not None and row.expires_at <= until:
         return EXPIRED, None
     return None, until
 
 
-def _claimed(row: sa.Row[Any], fallback_zone: ZoneInfo) -> Claimed:
+def _claimed(row: Any, local: ZoneInfo) -> Claimed:
     member = MemberView(
         row.member_id,
         row.external_id,
@@ -247,25 +308,25 @@ def _claimed(row: sa.Row[Any], fallback_zone: ZoneInfo) -> Claimed:
         row.country,
         row.locale,
         row.timezone,
-        row.tags,
-        row.attributes,
+        _json(row.tags) or [],
+        _json(row.attributes) or {},
     )
     return Claimed(
         row.id,
         row.purpose,
         row.template_id,
         row.template_version,
-        row.context,
+        _json(row.context),
         row.source_kind,
         row.source_id,
-        bool(row.fallback),
+        row.fallback not in (None, "[]"),
         row.attempts,
         row.created_at,
         row.expires_at,
         member,
         row.address,
         row.address_index,
-        zone(row.timezone, fallback_zone),
+        local,
         row.handed_over_at,
     )
 
@@ -303,16 +364,14 @@ def _settle_refused(
         outbox.enqueue_fallbacks(session, another, now)
 
 
-def hand_over(session: Session, ids: Sequence[int], owner: str, now: datetime) -> set[int]:
-    """Mark messages as about to be given to the provider, and renew their lease; those still ours."""
-    found = session.scalars(
-        sa.update(Message)
-        .where(among(session, Message.id, ids), Message.state == LEASED, Message.lease_owner == owner)
-        .values(
-            handed_over_at=sa.func.coalesce(Message.handed_over_at, now),
-            lease_until=now + LEASE,
-            attempts=Message.attempts + 1,
-        )
-        .returning(Message.id)
+def hand_over(session: Session, owner: str, now: datetime) -> bool:
+    """Mark a batch as about to be given to the provider, and renew its lease; whether it is still ours."""
+    found: Any = session.execute(
+        sa.update(Lease).where(Lease.owner == owner).values(handed_over_at=now, until=now + LEASE)
     )
-    return set(found)
+    return bool(found.rowcount)
+
+
+def release(session: Session, owner: str) -> None:
+    """The batch is settled."""
+    session.execute(sa.delete(Lease).where(Lease.owner == owner))

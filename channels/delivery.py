@@ -13,6 +13,7 @@ is in that state.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import secrets
@@ -25,14 +26,18 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from channels import events
+from channels import events, verp
 from channels.claim import Batch, Claimed, Terms, claim, hand_over, take_over
 from channels.outbox import FAILED, QUEUED, SENT, UNKNOWN
 from channels.render import Content, Job, client_id
 from channels.settle import Settlement, chance, decide, on_unknown, settle
 from channels.templates import choose_language, load_contents
-from channels.transports.base import Outcome, Outgoing, Reaction, Transport, TransportError
-from channels.transports.email import EmailTransport, parse_url
+from channels.transports import dkim
+from channels.transports.base import EmailPayload, Outcome, Outgoing, Reaction, Transport, TransportError
+from channels.transports.email import EmailTransport
+from channels.transports.mail_state import MailState
+from channels.transports.mx import mx_host
+from channels.transports.servers import parse_urls
 from channels.transports.sms_aliyun import AliyunTransport, Credentials
 from channels.transports.wechat import WechatTransport
 from core.contacts import CHANNELS, EMAIL, SMS
@@ -82,7 +87,16 @@ def transport_for(
 ) -> Transport:
     """The channel's transport as the settings name it. A new provider is added here."""
     if channel == EMAIL:
-        return EmailTransport(parse_url(settings.smtp), settings.mail_from, connections=concurrency)
+        servers = parse_urls(settings.smtp)
+        return EmailTransport(
+            servers,
+            settings.mail_from,
+            connections=concurrency,
+            state=MailState(database, servers),
+            envelope_sender=verp.senders(settings),
+            resolve=mx_host if settings.mx_lookup else None,
+            now=now,
+        )
     if channel == SMS:
         return aliyun_transport(settings, concurrency)
     return WechatTransport(
@@ -197,14 +211,16 @@ class _Channel:
         # it really goes out.
         self._wire = asyncio.Lock()
         self._contents: dict[tuple[int, int], Mapping[str, Content]] = {}
+        self._signer = dkim.signer(settings.dkim_keys) if channel == EMAIL else None
+        self._numbers = itertools.count()
         self._unreachable = False
         self._early_due = 0.0
         self.counts = dict.fromkeys(_COUNTED, 0)
 
     async def lane(self, number: int, until_empty: bool, stop_at: float | None) -> None:
         """Batch after batch, until there is none or the time is up."""
-        owner = f"{self._owner}:{number}"
         while stop_at is None or time.monotonic() < stop_at:
+            owner = f"{self._owner}:{self._channel}:{number}:{next(self._numbers)}"
             batch = await asyncio.to_thread(self._claim, owner)
             self._count(skipped=batch.skipped, deferred=batch.deferred, unknown=batch.unknown)
             if batch.ready:
@@ -235,11 +251,13 @@ class _Channel:
         outgoing, settled = await asyncio.to_thread(self._render, batch.ready)
         by_id = {message.message_id: message for message in batch.ready}
         choice = await asyncio.to_thread(self._on_unknown)
+        handed_over_at = None
         async with self._wire:
-            ours = await asyncio.to_thread(
-                self._hand_over, owner, [message.message_id for message in outgoing]
-            )
-            outgoing = [message for message in outgoing if message.message_id in ours]
+            if outgoing:
+                handed_over_at = self._now()
+                if not await asyncio.to_thread(self._hand_over, owner, handed_over_at):
+                    log.warning("The batch %s was taken over before it was sent.", owner)
+                    return
             outcomes = await self._transport.send_many(outgoing, SEND_S) if outgoing else []
         now = self._now()
         settled += [
@@ -260,7 +278,7 @@ class _Channel:
         )
         if any(found.pause for found in settled):
             log.error("Channel %s paused: %s", self._channel, next(f.reason for f in settled if f.pause))
-        await asyncio.to_thread(self._settle, owner, settled, now)
+        await asyncio.to_thread(self._settle, owner, settled, now, handed_over_at)
         for found in settled:
             self._count(**{_COUNT_OF[found.state]: 1})
 
@@ -268,15 +286,15 @@ class _Channel:
         with self._database.read() as session:
             return on_unknown(session, self._channel)
 
-    def _hand_over(self, owner: str, ids: Sequence[int]) -> set[int]:
-        if not ids:
-            return set()
+    def _hand_over(self, owner: str, now: datetime) -> bool:
         with self._database.write() as session:
-            return hand_over(session, ids, owner, self._now())
+            return hand_over(session, owner, now)
 
-    def _settle(self, owner: str, settlements: Sequence[Settlement], now: datetime) -> None:
+    def _settle(
+        self, owner: str, settlements: Sequence[Settlement], now: datetime, handed_over_at: datetime | None
+    ) -> None:
         with self._database.write() as session:
-            settle(session, self._channel, self._transport.name, owner, settlements, now)
+            settle(session, self._channel, self._transport.name, owner, settlements, now, handed_over_at)
 
     def _render(self, messages: Sequence[Claimed]) -> tuple[list[Outgoing], list[Settlement]]:
         """Payloads of what can be rendered, and the failure of what cannot."""
@@ -307,6 +325,9 @@ class _Channel:
             now,
         )
         payload = content.payload(self._settings, job)
+        if self._signer is not None and isinstance(payload, EmailPayload):
+            signed = self._signer.sign(payload.content, now, payload.tail)
+            payload = EmailPayload(signed, payload.tail)
         return Outgoing(message.message_id, client_id(message.message_id), message.address, payload)
 
     def _load(self, wanted: set[tuple[int, int]]) -> None:

@@ -23,6 +23,7 @@ LINE = 75
 _PLAIN = re.compile(r"[\x20-\x3c\x3e-\x7e]*\Z")
 _BREAK = re.compile(r"[\r\n\x00]")
 _TABLE = [chr(b) if 32 <= b <= 126 and b != 61 else f"={b:02X}" for b in range(256)]
+_UNSAFE_ADDRESS = re.compile(r"[\r\n\x00,;<>\" ]")
 _SOFT = "=\r\n"
 _WORD_BYTES = 36
 """Bytes in one encoded word: in base64, with what is around it and the header's name, under 76 characters."""
@@ -49,10 +50,15 @@ def _hard_line(line: str) -> str:
 def _fold(line: str) -> str:
     if _PLAIN.match(line):
         return _SOFT.join(line[start : start + LINE] for start in range(0, len(line), LINE))
+    encoded = line.encode("utf-8", "replace")
+    if len(encoded) <= LINE:
+        short = "".join([_TABLE[byte] for byte in encoded])
+        if len(short) <= LINE:
+            return short
     lines: list[str] = []
     current: list[str] = []
     size = 0
-    for byte in line.encode("utf-8", "replace"):
+    for byte in encoded:
         token = _TABLE[byte]
         if size + len(token) > LINE:
             lines.append("".join(current))
@@ -63,14 +69,34 @@ def _fold(line: str) -> str:
     return _SOFT.join(lines)
 
 
+class Encoded(Markup):
+    """A value that is a piece already, escaped where it must be: finalizers leave it alone."""
+
+    __slots__ = ()
+
+
 def text_value(value: Any) -> str:
     """Finalizer of plain-text templates: a value as a piece."""
+    if value.__class__ is Encoded:
+        return value
     return "" if value is None else piece(str(value))
 
 
 def html_value(value: Any) -> Markup:
     """Finalizer of HTML templates: a value, escaped, as a piece."""
+    if value.__class__ is Encoded:
+        return value
     return Markup("") if value is None else Markup(piece(str(escape(value))))  # noqa: S704 - escaped just here
+
+
+def text_ready(value: str) -> Encoded:
+    """A value as :func:`text_value` would make it, made once."""
+    return Encoded(piece(value))
+
+
+def html_ready(value: str) -> Encoded:
+    """A value as :func:`html_value` would make it, made once."""
+    return Encoded(piece(str(escape(value))))
 
 
 def header_text(value: str, name: str) -> str:
@@ -82,6 +108,9 @@ def header_text(value: str, name: str) -> str:
         raise InvalidInput(f"{name} contains a line break; remove it.", name.lower())
     if value.isascii() and "=?" not in value and len(value) < 900:
         return value
+    whole = value.encode("utf-8", "replace")
+    if len(whole) <= _WORD_BYTES:
+        return f"=?utf-8?b?{base64.b64encode(whole).decode()}?="
     words: list[bytes] = []
     current: list[bytes] = []
     size = 0
@@ -98,7 +127,7 @@ def header_text(value: str, name: str) -> str:
 
 def address_header(address: str) -> str:
     """An address as a header value; refuses what could break out of it."""
-    if _BREAK.search(address) or any(c in address for c in ',;<>" '):
+    if _UNSAFE_ADDRESS.search(address):
         raise InvalidInput("The address contains a character that no header may carry.", "address")
     return address
 

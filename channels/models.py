@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -112,14 +112,31 @@ class Message(Base):
     not_before: Mapped[datetime] = mapped_column(UTCDateTime)
     expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     lease_owner: Mapped[str | None] = mapped_column(sa.String(80))
+    """The batch that holds the message: a row of ``leases``."""
     lease_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    """The lease's end as the claim set it; handing the batch over renews its row in ``leases``."""
     handed_over_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    """Written just before the provider is asked: from here on, no settlement means "perhaps sent"."""
+    """When the provider was asked first: from then on, no settlement means "perhaps sent". While the
+    message is leased, the hand-over of its batch is in ``leases``."""
     provider: Mapped[str | None] = mapped_column(sa.String(20))
     provider_id: Mapped[str | None] = mapped_column(sa.String(128))
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
     sent_at: Mapped[datetime | None] = mapped_column(UTCDateTime, index=True)
     settled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Lease(Base):
+    """A batch in a worker's hands. One row a batch, so that handing it over is one small UPDATE."""
+
+    __tablename__ = "leases"
+    __table_args__ = (sa.Index("ix_leases_channel_until", "channel", "until"),)
+
+    owner: Mapped[str] = mapped_column(sa.String(80), primary_key=True)
+    """``host:process:random:channel:lane:number``, never used twice."""
+    channel: Mapped[str] = mapped_column(sa.String(20))
+    until: Mapped[datetime] = mapped_column(UTCDateTime)
+    handed_over_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    """Written just before the provider is asked."""
 
 
 class MessageEvent(Base):
@@ -161,6 +178,62 @@ class Account(Base):
     paused_reason: Mapped[str | None] = mapped_column(sa.String(300))
     on_unknown: Mapped[str] = mapped_column(sa.String(10), default="keep")
     """A message whose provider never answered: ``keep`` (at most once) or ``resend`` (at least once)."""
+
+
+class MailServer(Base):
+    """What all workers must know of an SMTP server: paused, out of reach, how far its warm-up is."""
+
+    __tablename__ = "mail_servers"
+
+    name: Mapped[str] = mapped_column(sa.String(120), primary_key=True)
+    """``user@host:port``."""
+    paused_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    paused_reason: Mapped[str | None] = mapped_column(sa.String(300))
+    warm_day: Mapped[date | None]
+    """The day (UTC) that ``warm_sent`` counts."""
+    warm_sent: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class DomainLimit(Base):
+    """A receiver that asked us to slow down or to stop (a group of ``channels.transports.throttle``)."""
+
+    __tablename__ = "domain_limits"
+
+    group: Mapped[str] = mapped_column(sa.String(120), primary_key=True)
+    stopped_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    slow_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    reason: Mapped[str] = mapped_column(sa.String(300))
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class BounceCount(Base):
+    """Bounces of an address that are no reason to suppress it yet; a delivery deletes the row."""
+
+    __tablename__ = "bounce_counts"
+
+    channel: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
+    address_index: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    soft: Mapped[int]
+    inactive: Mapped[int]
+    first_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    last_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    code: Mapped[str] = mapped_column(sa.String(40))
+
+
+class BounceReport(Base):
+    """A DSN or a feedback report as it came, and what was read from it: the evidence of a suppression."""
+
+    __tablename__ = "bounce_reports"
+    __table_args__ = (sa.Index("ix_bounce_reports_message_id", "message_id"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    dedupe_key: Mapped[str] = mapped_column(sa.String(160), unique=True)
+    message_id: Mapped[int | None] = mapped_column(sa.ForeignKey("messages.id"))
+    kind: Mapped[str] = mapped_column(sa.String(20))
+    """A class of ``channels.bounces.classify``, ``complaint`` or ``unreadable``."""
+    status: Mapped[str] = mapped_column(sa.String(20))
+    received_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    raw: Mapped[str] = mapped_column(Encrypted)
 
 
 class ProviderToken(Base):

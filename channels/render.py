@@ -7,21 +7,24 @@ filling in runs Jinja's compiled code, whose values come out already encoded.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from jinja2 import Template, nodes
 
-from channels import jinja, mime, rewrite, tracking
+from channels import attachments, jinja, markup, mime, rewrite, tracking, verp
 from channels.transports.base import EmailPayload, SmsPayload, WechatPayload
 from core.contacts import EMAIL, SMS, WECHAT
 from core.errors import InvalidInput
 from core.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _PLAIN = jinja.Environment(html=False)
 _HTML = jinja.Environment(html=True)
@@ -35,7 +38,7 @@ BOUNDARY = "=_huiliu_part"
 
 FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        EMAIL: ("subject", "html", "text", "preheader"),
+        EMAIL: ("subject", "html", "text", "preheader", "mjml", "attachments"),
         SMS: ("text", "provider_template", "params"),
         WECHAT: ("provider_template", "url", "data"),
     }
@@ -84,29 +87,85 @@ class Source:
     plain: Template
     encoded: Template | None
     names: frozenset[str]
+    links: tuple[str, ...] = ()
+    """Constant targets of tracked links; the encoded tree reads their signed form as ``_link0``, …"""
+    bounded: bool = False
+    """Without loops the result cannot outgrow its limit, so that it is not counted while it is made."""
 
     def run(self, variables: Mapping[str, Any]) -> str:
         return jinja.run(self.plain, variables, self.field)
 
-    def run_encoded(self, variables: Mapping[str, Any]) -> str:
+    def run_encoded(self, variables: dict[str, Any]) -> str:
         assert self.encoded is not None
-        return jinja.run(self.encoded, variables, self.field)
+        return self._run(self.encoded, variables)
+
+    def run_plain(self, variables: dict[str, Any]) -> str:
+        """:meth:`run`, as fast as a message a hundred microseconds needs it."""
+        return self._run(self.plain, variables)
+
+    def _run(self, template: Template, variables: dict[str, Any]) -> str:
+        if self.bounded:
+            context = template.environment.context_class(
+                template.environment, variables, template.name, template.blocks
+            )
+            try:
+                return "".join(template.root_render_func(context))
+            except Exception:
+                log.debug("%s is run again for a message with the line", self.field)
+        return jinja.run(template, variables, self.field)
 
 
-def source_of(text: str, field_path: str, *, html: bool = False, encode: bool = False) -> Source:
+def source_of(
+    text: str, field_path: str, *, html: bool = False, encode: bool = False, prefix: str = ""
+) -> Source:
     """Check and compile one template text. Raises InvalidInput naming ``field_path`` and the line."""
     environment = _HTML if html else _PLAIN
     tree = jinja.parse(environment, text, field_path)
     names = frozenset(jinja.names_used(tree))
     plain = environment.from_string(tree)
-    encoded = None
-    if encode:
-        environment = _HTML_ENCODED if html else _PLAIN_ENCODED
-        tree = jinja.parse(environment, text, field_path)
-        for data in tree.find_all(nodes.TemplateData):
-            data.data = mime.piece(data.data)
-        encoded = environment.from_string(tree)
-    return Source(field_path, plain, encoded, names)
+    bounded = tree.find(nodes.For) is None
+    if not encode:
+        return Source(field_path, plain, None, names, (), bounded)
+    environment = _HTML_ENCODED if html else _PLAIN_ENCODED
+    tree = jinja.parse(environment, text, field_path)
+    for data in tree.find_all(nodes.TemplateData):
+        data.data = mime.piece(data.data)
+    links = _constant_links(tree, prefix)
+    return Source(field_path, plain, environment.from_string(tree), names, links, bounded)
+
+
+_READY = frozenset({"unsubscribe_url", "preferences_url", "_open_url"})
+"""Addresses that are encoded once a message, wherever they stand by themselves."""
+
+
+def _constant_links(tree: nodes.Template, prefix: str) -> tuple[str, ...]:
+    """Replace ``_track("…")`` and bare addresses by names of ready values; the targets in order."""
+    links: list[str] = []
+    for output in list(tree.find_all(nodes.Output)):
+        for place, node in enumerate(output.nodes):
+            if isinstance(node, nodes.Name) and node.name in _READY:
+                output.nodes[place] = nodes.Name(f"_{prefix}{node.name}", "load", lineno=node.lineno)
+            elif _is_constant_link(node):
+                assert isinstance(node, nodes.Call)
+                target = node.args[0]
+                assert isinstance(target, nodes.Const)
+                if target.value not in links:
+                    links.append(target.value)
+                name = f"_{prefix}link{links.index(target.value)}"
+                output.nodes[place] = nodes.Name(name, "load", lineno=node.lineno)
+    return tuple(links)
+
+
+def _is_constant_link(node: nodes.Node) -> bool:
+    return (
+        isinstance(node, nodes.Call)
+        and isinstance(node.node, nodes.Name)
+        and node.node.name == "_track"
+        and len(node.args) == 1
+        and isinstance(node.args[0], nodes.Const)
+        and isinstance(node.args[0].value, str)
+        and not node.kwargs
+    )
 
 
 def variables_for(settings: Settings, job: Job, language: str, names: frozenset[str]) -> dict[str, Any]:
@@ -126,6 +185,7 @@ def variables_for(settings: Settings, job: Job, language: str, names: frozenset[
         "_language": language,
         "_currency": settings.shop_currency,
         "_zone": job.zone,
+        "range": jinja.bounded_range,
     }
     if "unsubscribe_url" in names:
         found["unsubscribe_url"] = tracking.unsubscribe_url(settings.base_url, job.message_id)
@@ -151,6 +211,7 @@ class EmailContent:
     subject: Source
     html: Source
     text: Source
+    files: attachments.Files = attachments.Files()
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -167,13 +228,12 @@ class EmailContent:
     def payload(self, settings: Settings, job: Job) -> EmailPayload:
         """The whole message. Raises InvalidInput for what the template or a header value does wrong."""
         values = variables_for(settings, job, self.language, self.names)
-        subject = mime.header_text(self.subject.run(values).strip(), "Subject")
+        subject = mime.header_text(self.subject.run_plain(values).strip(), "Subject")
+        self._make_ready(settings, job, values)
         unsubscribe = ""
         if job.purpose == "marketing":
             url = values.get("unsubscribe_url") or tracking.unsubscribe_url(settings.base_url, job.message_id)
-            unsubscribe = (
-                f"List-Unsubscribe: <{url}>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
-            )
+            unsubscribe = _list_headers(url, settings.bounce_domain, job.message_id)
         # The HTML first: what both parts do wrong is said of the one that the marketer wrote.
         html = self.html.run_encoded(values)
         return EmailPayload(
@@ -183,21 +243,43 @@ class EmailContent:
                 f"Subject: {subject}\r\n"
                 f"Date: {mime.date_header(job.now)}\r\n"
                 f"Message-ID: {message_id_header(settings, job.message_id)}\r\n"
-                f"{unsubscribe}{_HEAD}{self.text.run_encoded(values)}{_BETWEEN}"
-                f"{html}{_TAIL}"
-            ).encode()
+                f"{unsubscribe}MIME-Version: 1.0\r\n{self.files.before}{_HEAD}"
+                f"{self.text.run_encoded(values)}{_BETWEEN}{html}{_TAIL}"
+            ).encode(),
+            self.files.after,
         )
+
+    def _make_ready(self, settings: Settings, job: Job, values: dict[str, Any]) -> None:
+        """Signed addresses in the form that the wire takes, for both parts."""
+        for prefix, source, ready in (
+            ("h", self.html, mime.html_ready),
+            ("t", self.text, mime.text_ready),
+        ):
+            for name in _READY & source.names:
+                values[f"_{prefix}{name}"] = ready(values[name])
+            for count, url in enumerate(source.links):
+                found = tracking.click_url(settings.base_url, job.message_id, url)
+                values[f"_{prefix}link{count}"] = ready(found)
 
 
 _PART = "Content-Type: {}; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
 _HEAD = (
-    f'MIME-Version: 1.0\r\nContent-Type: multipart/alternative; boundary="{BOUNDARY}"\r\n\r\n'
+    f'Content-Type: multipart/alternative; boundary="{BOUNDARY}"\r\n\r\n'
     f"--{BOUNDARY}\r\n{_PART.format('text/plain')}"
 )
 _BETWEEN = f"\r\n--{BOUNDARY}\r\n{_PART.format('text/html')}"
 _TAIL = f"\r\n--{BOUNDARY}--\r\n"
 
 
+def _list_headers(url: str, bounce_domain: str, message_id: int) -> str:
+    """RFC 2369 and RFC 8058: one HTTPS address for one click; where we read mail, an address as well."""
+    mail = (
+        f", <mailto:{verp.address(message_id, bounce_domain)}?subject=unsubscribe>" if bounce_domain else ""
+    )
+    return f"List-Unsubscribe: <{url}>{mail}\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+
+
+@lru_cache(maxsize=16)
 def _sender(name: str, address: str) -> str:
     shown = mime.header_text(name, "From")
     if shown == name:
@@ -276,7 +358,7 @@ def compile_content(channel: str, purpose: str, language: str, fields: Mapping[s
     if channel not in FIELDS:
         raise InvalidInput(f"“{channel}” is not a channel; use one of {', '.join(FIELDS)}.", "channel")
     for name in REQUIRED[channel]:
-        if not fields.get(name):
+        if not fields.get(name) and not (name == "html" and fields.get("mjml")):
             raise InvalidInput(f"{language}.{name} is missing.", f"{language}.{name}")
     for name in fields:
         if name not in FIELDS[channel]:
@@ -309,17 +391,20 @@ def _sources(texts: Any, path: str) -> dict[str, Source]:
 
 
 def _compile_email(purpose: str, language: str, fields: Mapping[str, Any]) -> EmailContent:
-    html = str(fields["html"])
+    written = "mjml" if fields.get("mjml") else "html"
+    path, html = f"{language}.{written}", str(fields[written])
     # The marketer's own text is checked first, so that lines and messages are about that.
-    own = source_of(html, f"{language}.html", html=True)
+    own = source_of(html, path, html=True)
     if purpose == "marketing" and "unsubscribe_url" not in own.names:
         raise InvalidInput(
-            f"{language}.html has no {{{{ unsubscribe_url }}}}: marketing e-mail needs a link to leave, "
+            f"{path} has no {{{{ unsubscribe_url }}}}: marketing e-mail needs a link to leave, "
             'like <a href="{{ unsubscribe_url }}">Unsubscribe</a>.',
-            f"{language}.html",
+            path,
         )
+    files = attachments.compiled(fields.get("attachments"), f"{language}.attachments")
+    html = markup.html_of_mjml(html, path) if written == "mjml" else markup.inlined(html, path)
     text = str(fields.get("text") or rewrite.text_of(html))
-    prepared = rewrite.tracked(html)
+    prepared = rewrite.tracked(attachments.referred(html, fields.get("attachments") or ()))
     if preheader := str(fields.get("preheader") or ""):
         source_of(preheader, f"{language}.preheader", html=True)
         prepared = rewrite.with_preheader(prepared, preheader)
@@ -327,6 +412,7 @@ def _compile_email(purpose: str, language: str, fields: Mapping[str, Any]) -> Em
     return EmailContent(
         language,
         source_of(str(fields["subject"]), f"{language}.subject"),
-        source_of(prepared + "\n", f"{language}.html", html=True, encode=True),
-        source_of(text + "\n", f"{language}.text", encode=True),
+        source_of(prepared + "\n", path, html=True, encode=True, prefix="h"),
+        source_of(text + "\n", f"{language}.text", encode=True, prefix="t"),
+        files,
     )

@@ -17,7 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from channels import outbox
-from channels.claim import Claimed
+from channels.bounces import book
+from channels.bounces.classify import Kind
+from channels.claim import Claimed, release
 from channels.consent import SuppressionRow, suppress_many
 from channels.models import Account, Message
 from channels.outbox import FAILED, KEEP, LEASED, QUEUED, SENT, SKIPPED, UNKNOWN, EventRow
@@ -38,6 +40,8 @@ BACKOFF_S: Mapping[str, tuple[float, ...]] = MappingProxyType(
 )
 """Seconds before the next attempt, by channel; after the last one the message has failed."""
 JITTER = 0.2
+HOLD_JITTER = 0.02
+"""What was held back has an order of its own already."""
 STOP_QUEUE = "campaigns.stop"
 """The to-do queue in which campaigns find the run that a provider refused as a whole."""
 
@@ -56,6 +60,8 @@ class Settlement:
     perhaps_sent_at: datetime | None = None
     """When a message that is queued again may already have reached the provider."""
     suppression: str | None = None
+    bounce: str = ""
+    """The class of a refused e-mail that counts against its address."""
     stop: bool = False
     pause: bool = False
     fall_back: bool = False
@@ -87,12 +93,23 @@ def decide(
                 perhaps_sent_at=message.handed_over_at,
                 pause=reaction is Reaction.PAUSE,
             )
+        case Reaction.HOLD:
+            due = now + timedelta(seconds=(error.after_s or 0.0) * (1 + HOLD_JITTER * chance))
+            return Settlement(
+                message,
+                QUEUED,
+                reason,
+                code,
+                not_before=due,
+                attempted=False,
+                perhaps_sent_at=message.handed_over_at,
+            )
         case Reaction.STOP:
             return Settlement(message, FAILED, reason, code, stop=True)
         case Reaction.SUPPRESS:
             return Settlement(message, FAILED, reason, code, suppression=error.suppression, fall_back=True)
         case Reaction.FAIL:
-            return Settlement(message, FAILED, reason, code, fall_back=True)
+            return Settlement(message, FAILED, reason, code, bounce=error.bounce, fall_back=True)
         case Reaction.UNKNOWN if on_unknown == KEEP and not idempotent:
             return Settlement(message, UNKNOWN, reason, code)
         case _:
@@ -104,9 +121,10 @@ def _again(message: Claimed, error: TransportError, channel: str, now: datetime,
     silent = error.reaction is Reaction.UNKNOWN
     # What was silent to the last is not known to have failed, so nothing else may be sent for it.
     end, fall_back = (UNKNOWN, False) if silent else (FAILED, True)
+    bounce = "" if silent else str(Kind.EXPIRED)
     if message.attempts >= len(waits):
         text = f"gave up after {message.attempts + 1} attempts: {reason}"[:200]
-        return Settlement(message, end, text, code, fall_back=fall_back)
+        return Settlement(message, end, text, code, bounce=bounce, fall_back=fall_back)
     wait = error.after_s if error.after_s is not None else waits[message.attempts]
     due = now + timedelta(seconds=wait * (1 + JITTER * chance))
     if message.expires_at is not None and due >= message.expires_at:
@@ -122,12 +140,15 @@ def settle(
     owner: str,
     settlements: Sequence[Settlement],
     now: datetime,
+    handed_over_at: datetime | None = None,
 ) -> None:
-    """Write a batch's settlements; messages whose lease was taken over meanwhile keep their new state.
+    """Write a batch's settlements and end its lease; messages that somebody took over keep their new state.
 
     A message that somebody called unknown in between still becomes sent or failed: that is news.
+    ``handed_over_at``: when the provider was asked.
     """
-    _update(session, provider, owner, settlements, now)
+    _update(session, provider, owner, settlements, now, handed_over_at)
+    release(session, owner)
     outbox.add_events(session, [_event(found, provider, now) for found in settlements if found.attempted])
     sent = [found.message.created_at for found in settlements if found.state == SENT]
     months = {(at.year, at.month): at for at in sent}
@@ -136,12 +157,19 @@ def settle(
         session,
         [
             SuppressionRow(
-                channel, found.message.address_index, found.suppression, provider, now, {"code": found.code}
+                channel,
+                found.message.address_index,
+                found.suppression,
+                provider,
+                now,
+                {"code": found.code, "reason": found.reason, "message_id": found.message.message_id},
             )
             for found in settlements
             if found.suppression is not None
         ],
     )
+    if channel == EMAIL:
+        _count_bounces(session, channel, provider, [found for found in settlements if found.bounce], now)
     for found in settlements:
         if found.pause:
             outbox.pause(session, channel, f"{found.code}: {found.reason}", now)
@@ -154,22 +182,65 @@ def settle(
         outbox.enqueue_fallbacks(session, falling, now)
 
 
+def _count_bounces(
+    session: Session, channel: str, provider: str, settlements: Sequence[Settlement], now: datetime
+) -> None:
+    """A refusal at send time is a bounce as well."""
+    book.count(
+        session,
+        channel,
+        [
+            book.Bounced(
+                found.message.address_index,
+                found.message.member.id,
+                found.bounce,
+                found.code,
+                now,
+                {"reason": found.reason, "message_id": found.message.message_id},
+            )
+            for found in settlements
+        ],
+        provider,
+        now,
+    )
+
+
 def _update(
-    session: Session, provider: str, owner: str, settlements: Sequence[Settlement], now: datetime
+    session: Session,
+    provider: str,
+    owner: str,
+    settlements: Sequence[Settlement],
+    now: datetime,
+    handed_over_at: datetime | None,
 ) -> None:
     plain = [
         found.message.message_id for found in settlements if found.state == SENT and found.provider_id is None
     ]
-    ours = sa.and_(Message.lease_owner == owner, Message.state.in_((LEASED, UNKNOWN)))
     if plain:
         session.execute(
             sa.update(Message)
-            .where(among(session, Message.id, plain), ours)
-            .values(state=SENT, reason=None, provider=provider, sent_at=now, settled_at=now, lease_until=None)
+            .where(
+                among(session, Message.id, plain),
+                Message.lease_owner == owner,
+                Message.state.in_((LEASED, UNKNOWN)),
+            )
+            .values(
+                state=SENT,
+                reason=None,
+                provider=provider,
+                sent_at=now,
+                settled_at=now,
+                lease_until=None,
+                attempts=Message.attempts + sa.case((Message.state == LEASED, 1), else_=0),
+                handed_over_at=sa.func.coalesce(Message.handed_over_at, handed_over_at),
+            ),
+            execution_options={"synchronize_session": False},
         )
     others = [found for found in settlements if found.state != SENT or found.provider_id is not None]
     for again in (False, True):
-        rows = [_row(found, provider, now) for found in others if (found.state == QUEUED) is again]
+        rows = [
+            _row(found, provider, now, handed_over_at) for found in others if (found.state == QUEUED) is again
+        ]
         states = f"'{LEASED}'" if again else f"'{LEASED}', '{UNKNOWN}'"
         update_each(
             session,
@@ -181,7 +252,7 @@ def _update(
         )
 
 
-def _row(found: Settlement, provider: str, now: datetime) -> dict[str, Any]:
+def _row(found: Settlement, provider: str, now: datetime, handed_over_at: datetime | None) -> dict[str, Any]:
     again = found.state == QUEUED
     row = {
         "id": found.message.message_id,
@@ -192,11 +263,12 @@ def _row(found: Settlement, provider: str, now: datetime) -> dict[str, Any]:
         "sent_at": now if found.state == SENT else None,
         "settled_at": None if again else now,
         "lease_until": None,
+        "attempts": found.message.attempts + int(found.attempted),
+        "handed_over_at": found.message.handed_over_at or handed_over_at,
     }
     if again:
         row |= {
             "not_before": found.not_before or now,
-            "attempts": found.message.attempts + int(found.attempted),
             "lease_owner": None,
             "handed_over_at": found.perhaps_sent_at,
         }
@@ -209,6 +281,8 @@ def _event(found: Settlement, provider: str, now: datetime) -> EventRow:
     detail: dict[str, Any] = {"provider": provider}
     if found.reason is not None:
         detail |= {"reason": found.reason, "code": found.code}
+    if found.bounce:
+        detail["class"] = found.bounce
     return EventRow(number, kind, now, f"{kind}:{number}:{found.message.attempts + 1}", "", detail)
 
 

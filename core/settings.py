@@ -20,6 +20,8 @@ class Settings(BaseSettings):
     """SQLAlchemy URL; empty means SQLite in ``home/huiliu.db``."""
     warehouse: str = ""
     """Folder or fsspec URL of the Parquet replica; empty means ``home/warehouse``."""
+    spark_master: str = ""
+    """``spark://host:port``: where rules are evaluated; empty means by DuckDB in the process."""
     secret: str = ""
     """Base64 of 32 random bytes; empty means the file ``home/secret.key`` (made on first use, 0600)."""
 
@@ -35,8 +37,19 @@ class Settings(BaseSettings):
     shop_currency: str = "CNY"
 
     smtp_url: str = ""
-    """``smtp://[user:password@]host:port[?tls=none|starttls|ssl]``; empty means the sandbox."""
+    """``smtp://[user:password@]host:port[?tls=none|starttls|ssl&weight=…&connections=…&messages=…&warmup=…]``,
+    several separated by spaces; empty means the sandbox."""
     mail_from: str = "shop@example.com"
+    bounce_domain: str = ""
+    """Domain whose mail comes to us: MAIL FROM becomes ``b+…@`` it, so that a bounce names its message."""
+    bounce_mailbox: str = ""
+    """``imaps://user:password@host[:port][/folder]`` or ``pop3s://…`` that bounces are fetched from."""
+    bounce_listen: str = ""
+    """``host:port`` where an SMTP listener takes bounces; empty means none."""
+    dkim_keys: str = ""
+    """``selector:domain:path of a PEM file``, several separated by spaces; empty means unsigned mail."""
+    mx_lookup: bool = False
+    """Whether receivers are grouped by their MX hosts (DNS) and not by well-known domains alone."""
     aliyun_endpoint: str = ""
     """Base URL of the Dysmsapi host; empty means the sandbox."""
     aliyun_access_key_id: str = "sandbox-key-id"

@@ -200,12 +200,21 @@ class Evaluator:
         return [suggest.Suggestion(row["value"], int(row["number"])) for row in self.run(query).to_pylist()]
 
 
+def _on_cluster(master: str, engine: DuckEngine) -> Engine:
+    from core.warehouse.spark import engine_on  # an extra: most installations do without
+
+    return engine_on(master, engine.replica)
+
+
 def evaluator(session: Session, engine: DuckEngine, settings: Settings, as_of: date) -> Evaluator:
-    """An evaluator as of a date, with the newest scores and predictions up to it."""
+    """An evaluator as of a date, with the newest scores and predictions up to it.
+
+    On the cluster of ``settings.spark_master`` where there is one, else in this process.
+    """
     latest = latest_refresh(session, as_of)
     day = latest.as_of if latest else None
     return Evaluator(
-        engine,
+        _on_cluster(settings.spark_master, engine) if settings.spark_master else engine,
         Moment(as_of, settings.zone, settings.shop_currency),
         lookup(session),
         snapshot_path(engine, SNAPSHOT, day),

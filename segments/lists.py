@@ -8,7 +8,7 @@ the warehouse a mark in the same transaction.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -40,6 +40,10 @@ FACT = Fact(
 MAX_MEMBERS = 5_000_000
 BATCH = 50_000
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
+RESERVED = frozenset({"new"})
+"""Names of the console's own pages about lists."""
+Progress = Callable[[int, int], None]
+"""Told after each batch: ids that were looked at, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,46 @@ def rows(session: Session, *, archived: bool = False) -> list[ListRow]:
 
 
 def create(
-    session: Session, *, name: str, title: str, external_ids: Iterable[str], by: str, now: datetime
+    session: Session,
+    *,
+    name: str,
+    title: str,
+    external_ids: Iterable[str],
+    by: str,
+    now: datetime,
+    progress: Progress | None = None,
 ) -> Added:
     """A new list of the members with these ids of the shop. Raises InvalidInput, Conflict."""
     found = _new(session, name, title, "", by, now)
-    added = _enter(session, found.id, external_ids)
+    added = _enter(session, found.id, external_ids, progress)
     _changed(session, by, "create", name, now, {"added": added.added, "unknown": len(added.unknown)})
+    return added
+
+
+def create_of_members(
+    session: Session,
+    *,
+    name: str,
+    title: str,
+    member_ids: Sequence[int],
+    by: str,
+    now: datetime,
+    origin: str = "",
+) -> int:
+    """A new list of members that a page found; answers how many are on it. Raises InvalidInput, Conflict.
+
+    ``member_ids`` are our own ids; who is unknown or was erased is left out. ``origin`` says where they
+    come from (``moves:…``), at most 200 characters.
+    """
+    if len(member_ids) > MAX_MEMBERS:
+        raise InvalidInput(f"A list has at most {MAX_MEMBERS:,} members; make several.", "member_ids")
+    found = _new(session, name, title, origin[:200], by, now)
+    added = 0
+    for start in range(0, len(member_ids), BATCH):
+        batch = member_ids[start : start + BATCH]
+        query = sa.select(Member.id).where(among(session, Member.id, batch), Member.erased_at.is_(None))
+        added += _insert(session, found.id, session.scalars(query).all())
+    _changed(session, by, "create", name, now, {"added": added, "origin": origin[:200]})
     return added
 
 
@@ -122,18 +160,32 @@ def freeze(
     return added
 
 
-def add(session: Session, name: str, external_ids: Iterable[str], by: str, now: datetime) -> Added:
+def add(
+    session: Session,
+    name: str,
+    external_ids: Iterable[str],
+    by: str,
+    now: datetime,
+    progress: Progress | None = None,
+) -> Added:
     """Put more members on a list; who is on it stays. Raises NotFound, Conflict, InvalidInput."""
-    added = _enter(session, _live(session, name).id, external_ids)
+    added = _enter(session, _live(session, name).id, external_ids, progress)
     _changed(session, by, "add to", name, now, {"added": added.added, "unknown": len(added.unknown)})
     return added
 
 
-def replace(session: Session, name: str, external_ids: Iterable[str], by: str, now: datetime) -> Added:
+def replace(
+    session: Session,
+    name: str,
+    external_ids: Iterable[str],
+    by: str,
+    now: datetime,
+    progress: Progress | None = None,
+) -> Added:
     """Have just these members on a list. Raises NotFound, Conflict, InvalidInput."""
     found = _live(session, name)
     session.execute(sa.delete(MemberListEntry).where(MemberListEntry.list_id == found.id))
-    added = _enter(session, found.id, external_ids)
+    added = _enter(session, found.id, external_ids, progress)
     _changed(session, by, "replace", name, now, {"added": added.added, "unknown": len(added.unknown)})
     return added
 
@@ -142,7 +194,7 @@ def remove(session: Session, name: str, external_ids: Iterable[str], by: str, no
     """Take members off a list; answers how many were on it. Raises NotFound, Conflict."""
     found = _live(session, name)
     removed = 0
-    for batch in _batches(external_ids):
+    for batch in _batches(_distinct(external_ids)):
         gone = session.execute(
             sa.delete(MemberListEntry).where(
                 MemberListEntry.list_id == found.id,
@@ -210,6 +262,12 @@ def forget(session: Session, member: Member, _now: datetime) -> None:
     mark(session, LISTS, [None])
 
 
+def check_new(session: Session, name: str, title: str) -> None:
+    """Refuse what a new list could not be called. Raises InvalidInput, Conflict."""
+    _free(session, name)
+    _title(title)
+
+
 def _new(session: Session, name: str, title: str, origin: str, by: str, now: datetime) -> MemberList:
     _free(session, name)
     found = MemberList(name=name, title=_title(title), origin=origin, created_by=by, created_at=now)
@@ -221,6 +279,8 @@ def _new(session: Session, name: str, title: str, origin: str, by: str, now: dat
 def _free(session: Session, name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidInput("A name has lower-case letters, digits, - and _, at most 80.", "name")
+    if name in RESERVED:
+        raise InvalidInput(f"“{name}” is the name of a page of the console. Choose another one.", "name")
     if session.scalar(sa.select(MemberList.id).where(MemberList.name == name)) is not None:
         raise Conflict(f"There is a list “{name}” already. Choose another name.")
 
@@ -248,18 +308,25 @@ def _unused(session: Session, name: str, what: str) -> None:
         )
 
 
+def _distinct(external_ids: Iterable[str]) -> dict[str, None]:
+    """The ids without blanks and repetitions, in their order."""
+    return dict.fromkeys(text for one in external_ids if (text := str(one).strip()))
+
+
 def _batches(external_ids: Iterable[str]) -> Iterable[list[str]]:
-    iterator = iter(dict.fromkeys(text for one in external_ids if (text := str(one).strip())))
+    iterator = iter(external_ids)
     while batch := list(islice(iterator, BATCH)):
         yield batch
 
 
-def _enter(session: Session, list_id: int, external_ids: Iterable[str]) -> Added:
+def _enter(
+    session: Session, list_id: int, external_ids: Iterable[str], progress: Progress | None = None
+) -> Added:
+    wanted = _distinct(external_ids)
+    if len(wanted) > MAX_MEMBERS:
+        raise InvalidInput(f"A list has at most {MAX_MEMBERS:,} members; make several.", "external_ids")
     added, seen, unknown = 0, 0, []
-    for batch in _batches(external_ids):
-        seen += len(batch)
-        if seen > MAX_MEMBERS:
-            raise InvalidInput(f"A list has at most {MAX_MEMBERS:,} members; make several.", "external_ids")
+    for batch in _batches(wanted):
         query = sa.select(Member.external_id, Member.id).where(
             among(session, Member.external_id, batch), Member.erased_at.is_(None)
         )
@@ -267,6 +334,9 @@ def _enter(session: Session, list_id: int, external_ids: Iterable[str]) -> Added
         known = {external_id for external_id, _ in found}
         unknown += [one for one in batch if one not in known]
         added += _insert(session, list_id, [member_id for _, member_id in found])
+        seen += len(batch)
+        if progress is not None:
+            progress(seen, len(wanted))
     return Added(added, unknown)
 
 

@@ -19,6 +19,11 @@ from segments.models import Segment, SegmentVersion
 
 _ANY_MOMENT = Moment(date(2000, 1, 1), ZoneInfo("UTC"))
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
+RESERVED = frozenset(
+    {"check", "cohorts", "count", "funnels", "lifecycle", "lists", "moves", "new", "overlap"}
+    | {"paths", "predictions", "rfm", "suggest"}
+)
+"""Names that the console's own pages about segments have: a segment called so could not be opened."""
 
 
 def by_name(session: Session, name: str) -> Segment:
@@ -54,6 +59,8 @@ def save(
     _check(session, name, rule)
     segment = session.scalars(sa.select(Segment).where(Segment.name == name).with_for_update()).first()
     if segment is None:
+        if name in RESERVED:
+            raise InvalidInput(f"“{name}” is the name of a page of the console. Choose another one.", "name")
         segment = Segment(
             name=name, title=title, rule=rule, version=1, created_by=by, created_at=now, updated_at=now
         )

@@ -142,15 +142,24 @@ def _words(node: Node, zh: int, *, outer: bool = False) -> str:
             return text
         return f"（{text}）" if zh else f"({text})"
     if isinstance(node, Not):
+        if isinstance(node.node, InSegment | InList):
+            return _inside(node.node, zh, negated=True)
         inner = _words(node.node, zh, outer=True)
         return f"非（{inner}）" if zh else f"not ({inner})"
-    if isinstance(node, InSegment):
-        return f"属于人群“{node.name}”" if zh else f"is in the segment “{node.name}”"
-    if isinstance(node, InList):
-        return f"在名单“{node.name}”中" if zh else f"is on the list “{node.name}”"
+    if isinstance(node, InSegment | InList):
+        return _inside(node, zh, negated=False)
     if isinstance(node, Sequence):
-        return _sequence(node, zh)
+        text = _sequence(node, zh)
+        # Its commas would run into what stands beside it.
+        return text if outer else f"（{text}）" if zh else f"({text})"
     return _field(node, zh) if isinstance(node, FieldIs) else _event(node, zh)
+
+
+def _inside(node: InSegment | InList, zh: int, *, negated: bool) -> str:
+    name = f"“{node.name}”"
+    if isinstance(node, InSegment):
+        return f"{'不' * negated}属于人群{name}" if zh else f"is {'not ' * negated}in the segment {name}"
+    return f"{'不' * negated}在名单{name}中" if zh else f"is {'not ' * negated}on the list {name}"
 
 
 def _label(name: str, zh: int) -> str:
@@ -252,26 +261,31 @@ def _within(within: Within, zh: int) -> str:
     if within.start is not None and within.end is not None:
         start, end = _bound(within.start, zh), _bound(within.end, zh)
         if isinstance(within.start, Span):
-            return f"{start}至{end}之间" if zh else f" between {start} and {end}"
+            return f"{start}至 {end}之间" if zh else f" between {start} and {end}"
         return f"{start} 至 {end}（不含）" if zh else f" from {start} to before {end}"
     if within.end is None:
         return ""
     if isinstance(within.end, Span):
-        return f"{_bound(within.end, zh)}以前" if zh else f" more than {_bound(within.end, zh)}"
+        return f"{_span(within.end, zh)}以前" if zh else f" more than {_bound(within.end, zh)}"
     return f"{within.end} 之前" if zh else f" before {within.end}"
 
 
 def _since(within: Within, zh: int) -> str:
     since = within.since
     assert since is not None
-    one, _, measured = _nouns(since.anchor.event)
+    did, _, deed = _deed(since.anchor.event)
     filters = _filters(since.anchor, zh)
     if zh:
         which = "上次" if since.which == "last" else "首次"
         limit = f"的 {_span(since.limit, zh)}内" if since.limit else ""
-        return f"{which}{measured[1:]}{filters}之后{limit}"
+        return f"{which}{deed}{filters}之后{limit}"
     limit = f"in the {_span(since.limit, zh)} " if since.limit else ""
-    return f" {limit}after their {since.which} {one}{filters}"
+    return f" {limit}after they {since.which} {did}{filters}"
+
+
+def _deed(event: str) -> tuple[str, str, str]:
+    """What the member did, did not, and in Chinese."""
+    return _DEEDS.get(event, (f"did “{event}”", f"do “{event}”", f"发生“{event}”"))
 
 
 def _nouns(event: str) -> tuple[str, str, str]:
@@ -332,34 +346,34 @@ def _count(node: EventIs, zh: int) -> str:
 
 def _sequence(node: Sequence, zh: int) -> str:
     window = _within(node.within, zh)
-    last = max(i for i, step in enumerate(node.steps) if step.happens)
     parts: list[str] = []
     for place, step in enumerate(node.steps):
-        did, do, chinese = _DEEDS.get(
-            step.what.event,
-            (f"did “{step.what.event}”", f"do “{step.what.event}”", f"发生“{step.what.event}”"),
-        )
+        did, do, deed = _deed(step.what.event)
         filters = _filters(step.what, zh)
+        again = place > 0 and not node.steps[place - 1].happens
         if zh:
-            parts.append(_step_zh(step, chinese + filters, place, final=place > last))
+            parts.append(_step_zh(step, deed + filters, place, again=again))
         else:
-            parts.append(_step_en(step, did + filters, do + filters, place, final=place > last))
+            parts.append(_step_en(step, did + filters, do + filters, place, again=again))
     if zh:
         return f"{window}{'，'.join(parts)}"
     return f"{', '.join(parts)}{',' * bool(window)}{window}"
 
 
-def _step_en(step: Step, did: str, do: str, place: int, *, final: bool) -> str:
+def _step_en(step: Step, did: str, do: str, place: int, *, again: bool) -> str:
+    """``again``: the step before must not happen either."""
     if step.happens:
         limit = f" within {_span(step.within, 0)}" if step.within else ""
         return f"{'then ' if place else ''}{did}{limit}"
-    assert final == (step.within is not None)
-    return f"then did not {do} within {_span(step.within, 0)}" if step.within else f"did not {do} in between"
+    if step.within is None:
+        return f"{'and ' * again}did not {do} in between"
+    return f"{'and' if again else 'then'} did not {do} within {_span(step.within, 0)}"
 
 
-def _step_zh(step: Step, deed: str, place: int, *, final: bool) -> str:
+def _step_zh(step: Step, deed: str, place: int, *, again: bool) -> str:
     if step.happens:
         limit = f"在 {_span(step.within, 1)}内" if step.within else ""
         return f"{'之后' if place else ''}{limit}{deed}"
-    assert final == (step.within is not None)
-    return f"之后 {_span(step.within, 1)}内没有{deed}" if step.within else f"其间没有{deed}"
+    if step.within is None:
+        return f"其间{'也' * again}没有{deed}"
+    return f"{'并且' if again else '之后'} {_span(step.within, 1)}内没有{deed}"

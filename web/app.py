@@ -27,15 +27,18 @@ from web.console import (
     campaigns,
     channels,
     insights,
+    lists,
     loyalty,
     members,
     overview,
     predictions,
     results,
+    rules,
     scoring,
     segments,
     session,
     settings_pages,
+    tags,
 )
 
 FORM_PARTS = 5000
@@ -43,6 +46,9 @@ PAGES = (
     overview,
     members,
     segments,
+    rules,
+    lists,
+    tags,
     insights,
     predictions,
     campaigns,

@@ -147,7 +147,7 @@ class Form:
             return default
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.error(name, gettext("This is not JSON: %(why)s", why=str(error)))
             return default
 

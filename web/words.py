@@ -137,6 +137,7 @@ _WORDS: dict[str, dict[str, object]] = {
     "object": {
         "campaign": _("Campaign"),
         "segment": _("Segment"),
+        "list": _("List"),
         "template": _("Template"),
         "coupon_batch": _("Coupon batch"),
         "coupon": _("Coupon"),
@@ -175,6 +176,13 @@ _WORDS: dict[str, dict[str, object]] = {
         "channel.pause": _("Channel paused"),
         "channel.resume": _("Channel resumed"),
         "channel.unknown": _("Choice for unanswered messages changed"),
+        "freeze": _("Frozen from a segment"),
+        "add to": _("Members added"),
+        "replace": _("Members replaced"),
+        "remove from": _("Members taken off"),
+        "rename": _("Renamed"),
+        "tag": _("Tagged"),
+        "untag": _("Tag taken off"),
     },
     "property": {
         "amount": _("amount"),

@@ -38,11 +38,22 @@ class Reaction(StrEnum):
     """The provider cannot be reached at all: nothing was handed over, no attempt counts."""
     UNKNOWN = "unknown"
     """Handed over, and no answer."""
+    HOLD = "hold"
+    """Held back by a limit of ours (a receiver's pace, a warm-up) for ``after_s``; no attempt counts."""
     RETURN = "return"
     """Not even tried: the deadline passed, or the account was paused meanwhile."""
 
 
-_AGAIN = frozenset({Reaction.RETRY, Reaction.DEFER, Reaction.PAUSE, Reaction.UNREACHABLE, Reaction.RETURN})
+_AGAIN = frozenset(
+    {
+        Reaction.RETRY,
+        Reaction.DEFER,
+        Reaction.PAUSE,
+        Reaction.UNREACHABLE,
+        Reaction.HOLD,
+        Reaction.RETURN,
+    }
+)
 _ENDS_BATCH = frozenset({Reaction.PAUSE, Reaction.UNREACHABLE})
 
 
@@ -57,11 +68,20 @@ class TransportError(HuiliuError):
         code: str = "",
         after_s: float | None = None,
         suppression: str = "blocked",
+        bounce: str = "",
+        slow_s: float | None = None,
+        stop_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.reaction = reaction
         self.code = code
         self.after_s = after_s
+        self.bounce = bounce
+        """The class of a refused e-mail (``channels.bounces.classify``), where the address is not dead."""
+        self.slow_s = slow_s
+        """For how long the receiver wants few messages."""
+        self.stop_s = stop_s
+        """For how long the receiver wants none."""
         self.suppression = suppression
         """The reason that a SUPPRESS writes."""
 
@@ -74,7 +94,13 @@ class TransportError(HuiliuError):
 @dataclass(frozen=True, slots=True)
 class EmailPayload:
     content: bytes
-    """The whole message, header and body, lines ended by CRLF."""
+    """The whole message, header and body, lines ended by CRLF; the part of it that is this member's own."""
+    tail: bytes = b""
+    """What follows and all messages of a template share: its files. Kept once, however many wait."""
+
+    @property
+    def whole(self) -> bytes:
+        return self.content + self.tail if self.tail else self.content
 
 
 @dataclass(frozen=True, slots=True)

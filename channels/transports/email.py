@@ -1,97 +1,143 @@
-"""E-mail by SMTP: a pool of kept connections, one message in flight on each.
+"""E-mail by SMTP: servers with weights, kept connections, limits a receiver, a breaker a server.
 
-What a server's reply means is decided by :func:`reaction_of` alone. Silence after the message
-went out is UNKNOWN; silence before it is not.
+A batch is shared out to the servers that may send; what a server that went away left over goes to the
+others. What a reply means is decided by :mod:`channels.transports.smtp_replies` alone. Silence after a
+message went out is UNKNOWN; silence before it is not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-import ssl
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Self
-from urllib.parse import parse_qs, unquote, urlsplit
 
-import aiosmtplib
-from aiosmtplib import SMTP, SMTPConnectError, SMTPException, SMTPServerDisconnected
+from channels.transports.base import NOT_TRIED, Outcome, Outgoing, Reaction, TransportError
+from channels.transports.breaker import SILENT, Breaker
+from channels.transports.mail_state import Known, MailState
+from channels.transports.servers import Server, parse_url, share
+from channels.transports.smtp_connection import Connection, Envelopes
+from channels.transports.smtp_replies import SILENCE, reaction_of
+from channels.transports.throttle import Limit, Queue, Resolve, domain_of, group_of, held
 
-from channels.transports.base import EmailPayload, Outcome, Outgoing, Reaction, TransportError, Work
-from core.errors import InvalidInput
+__all__ = ["EmailTransport", "Server", "parse_url", "reaction_of"]
 
-CONNECTIONS = 10
-PER_CONNECTION = 100
-"""Messages before a connection is closed: large receivers count them."""
-TIMEOUT_S = 20.0
-_ENHANCED = re.compile(r"\b([245])\.(\d{1,3})\.(\d{1,3})\b")
-_HARD = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.4", "5.1.6", "5.1.10", "5.7.17", "5.7.18"})
-_BAD_SENDER = frozenset({"5.1.7", "5.1.8"})
-_MESSAGE_REFUSED = frozenset({"5.3.4"})
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Server:
-    """An SMTP address, as ``HUILIU_SMTP_URL`` names it."""
-
-    host: str
-    port: int
-    user: str | None = None
-    password: str | None = None
-    tls: str = "none"
+ROOM_S = 0.05
+"""How often a connection without a message that may leave looks again."""
 
 
-def parse_url(url: str) -> Server:
-    """``smtp://[user:password@]host:port[?tls=none|starttls|ssl]``. Raises InvalidInput."""
-    parts = urlsplit(url)
-    tls = parse_qs(parts.query).get("tls", ["starttls" if parts.username else "none"])[0]
-    if parts.scheme != "smtp" or not parts.hostname or tls not in ("none", "starttls", "ssl"):
-        raise InvalidInput(
-            "HUILIU_SMTP_URL must look like smtp://user:password@host:587?tls=starttls "
-            "(tls: none, starttls or ssl)."
-        )
-    port = parts.port or {"none": 25, "starttls": 587, "ssl": 465}[tls]
-    user, password = parts.username, parts.password
-    return Server(
-        parts.hostname, port, unquote(user) if user else None, unquote(password) if password else None, tls
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Line:
+    """A server with its breaker and its kept connections."""
+
+    def __init__(self, server: Server, envelopes: Envelopes, connections: int | None) -> None:
+        self.server, self.breaker = server, Breaker()
+        self._envelopes = envelopes
+        self._size = connections or server.connections
+        self._idle: list[Connection] = []
+
+    async def send(self, queue: Queue) -> None:
+        """Send what is in the queue, until it is empty, the time is up, or the server is gone."""
+        if self.breaker.probing:
+            await self._probe(queue)
+        count = min(self._size, len(queue.items))
+        await asyncio.gather(*[self._worker(queue) for _ in range(count)])
+        loop = asyncio.get_running_loop()
+        if queue.stopped is not None and queue.stopped.reaction is Reaction.UNREACHABLE:
+            seconds = self.breaker.failed(loop.time())
+            log.warning("Mail server %s left alone for %d s: %s", self.server.name, seconds, queue.stopped)
+        elif queue.streak == 0:
+            self.breaker.succeeded()
+
+    async def _probe(self, queue: Queue) -> None:
+        """One message, to see whether the server is back."""
+        first = True
+
+        def one(lane: int) -> tuple[int, Outgoing] | None:
+            nonlocal first
+            found = queue.take(lane) if first else None
+            first = False
+            return found
+
+        await self._serve(queue, one, once=True)
+        if queue.streak:
+            queue.stopped = queue.stopped or _silent(self.server)
+
+    async def _worker(self, queue: Queue) -> None:
+        while not queue.ended:
+            await self._serve(queue, queue.take, once=False)
+            if not queue.ended:
+                await asyncio.sleep(ROOM_S)
+
+    async def _serve(
+        self, queue: Queue, take: Callable[[int], tuple[int, Outgoing] | None], *, once: bool
+    ) -> None:
+        connection = self._idle.pop() if self._idle else Connection(self.server, self._envelopes)
+
+        def settle(index: int, outcome: Outcome) -> None:
+            queue.settle(index, outcome)
+            if queue.streak >= SILENT and queue.stopped is None:
+                queue.stopped = _silent(self.server)
+
+        try:
+            while True:
+                connected = await connection.ready()
+                worked = await connected(partial(take, id(connection)), settle)
+                if once or not worked or queue.ended:
+                    break
+        except TransportError as error:
+            queue.stopped = queue.stopped or error
+        finally:
+            self._idle.append(connection)
+
+    async def close(self) -> None:
+        await asyncio.gather(*[connection.close() for connection in self._idle])
+        self._idle.clear()
+
+
+def _silent(server: Server) -> TransportError:
+    return TransportError(
+        f"The mail server {server.name} takes messages and does not answer.",
+        Reaction.UNREACHABLE,
+        code=SILENCE,
     )
 
 
-def reaction_of(code: int, text: str, stage: str) -> TransportError:
-    """What an SMTP refusal means, by its enhanced code (RFC 3463) where there is one, else by its reply code.
-
-    ``stage`` is the command that was refused: ``mail`` (our sender), ``rcpt`` (the address) or ``data``.
-    """
-    found = _ENHANCED.search(text)
-    status = found[0] if found else ""
-    message, name = f"{code} {text}"[:200].replace("\n", " "), status or str(code)
-    if code == 421:
-        return TransportError(message, Reaction.RETRY, code=name, after_s=600)
-    if 400 <= code < 500:
-        return TransportError(message, Reaction.RETRY, code=name)
-    if status in _HARD or (not status and stage == "rcpt" and code in (550, 551, 553)):
-        return TransportError(message, Reaction.SUPPRESS, code=name, suppression="hard_bounce")
-    if (
-        code in (530, 534, 535, 538)
-        or status in _BAD_SENDER
-        or (status.startswith("5.7.") and stage == "mail")
-    ):
-        return TransportError(message, Reaction.PAUSE, code=name)
-    return TransportError(message, Reaction.FAIL, code=name)
-
-
 class EmailTransport:
-    """Sends through one SMTP server."""
+    """Sends through the SMTP servers of the settings.
+
+    ``state``: what workers share; None: nothing is shared (tests, a single message). ``envelope_sender``:
+    the MAIL FROM of a message (VERP), else ``sender``. ``connections``: at a server, instead of its own.
+    """
 
     name = "smtp"
     idempotent_s = 0
 
-    def __init__(self, server: Server, sender: str, *, connections: int | None = None) -> None:
-        self._server = server
-        self._sender = sender
-        self._idle: list[_Connection] = []
-        self._size = connections or CONNECTIONS
+    def __init__(
+        self,
+        servers: Server | Sequence[Server],
+        sender: str,
+        *,
+        connections: int | None = None,
+        state: MailState | None = None,
+        envelope_sender: Callable[[int], str] | None = None,
+        resolve: Resolve | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        listed = [servers] if isinstance(servers, Server) else list(servers)
+        envelopes = Envelopes(sender, envelope_sender)
+        self._lines = {server.name: _Line(server, envelopes, connections) for server in listed}
+        self._state, self._resolve, self._now = state, resolve, now
+        self._groups: dict[str, str] = {}
 
     @property
     def idempotent(self) -> bool:
@@ -103,137 +149,139 @@ class EmailTransport:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(*[connection.close() for connection in self._idle])
-        self._idle.clear()
+        await asyncio.gather(*[line.close() for line in self._lines.values()])
 
     async def send_many(self, messages: Sequence[Outgoing], deadline_s: float) -> list[Outcome]:
-        work = Work(messages, asyncio.get_running_loop().time() + deadline_s)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._size, len(messages))):
-                group.create_task(self._worker(work))
-        return work.outcomes()
+        deadline = asyncio.get_running_loop().time() + deadline_s
+        outcomes: dict[int, Outcome] = {}
+        known = await asyncio.to_thread(self._read)
+        await self._resolve_groups(messages)
+        waiting = self._hold(messages, known.limits, outcomes)
+        limits: dict[str, tuple[float, float, str]] = {}
+        # A round more than servers: each can go away once, and the last one still be tried.
+        for _ in range(len(self._lines) + 1):
+            if not waiting:
+                break
+            refusal = await self._round(waiting, outcomes, limits, deadline, known)
+            waiting = [item for item in waiting if item[0] not in outcomes]
+            if refusal is not None:
+                outcomes |= {index: Outcome(error=refusal) for index, _, _ in waiting}
+        if self._state is not None and limits:
+            await asyncio.to_thread(self._state.write_limits, limits, self._now())
+        return [outcomes.get(index, NOT_TRIED) for index in range(len(messages))]
 
-    async def _worker(self, work: Work[Outgoing]) -> None:
-        connection = self._idle.pop() if self._idle else _Connection(self._server, self._sender)
-        try:
-            for index, message in work:
-                try:
-                    await connection.send(message)
-                    work.settle(index, Outcome())
-                except TransportError as error:
-                    work.settle(index, Outcome(error=error))
-        finally:
-            self._idle.append(connection)
+    def _read(self) -> Known:
+        now = self._now()
+        return Known(now) if self._state is None else self._state.read(now)
 
+    # --- receivers ---------------------------------------------------------------------------
 
-class _Connection:
-    """One SMTP connection, made when first needed and again when it broke or is used up."""
+    async def _resolve_groups(self, messages: Sequence[Outgoing]) -> None:
+        domains = {domain_of(message.address) for message in messages} - self._groups.keys()
+        if self._resolve is not None and domains:
+            listed = sorted(domains)
+            hosts = await asyncio.gather(*[asyncio.to_thread(self._resolve, domain) for domain in listed])
+            self._groups |= {d: group_of(d, host) for d, host in zip(listed, hosts, strict=True)}
+        else:
+            self._groups |= {domain: group_of(domain) for domain in domains}
 
-    def __init__(self, server: Server, sender: str) -> None:
-        self._server = server
-        self._sender = sender
-        self._client: SMTP | None = None
-        self._sent = 0
+    def _hold(
+        self, messages: Sequence[Outgoing], limits: Mapping[str, Limit], outcomes: dict[int, Outcome]
+    ) -> list[tuple[int, Outgoing, str]]:
+        """Messages that may go out now, with their groups; the others' outcomes are written."""
+        going: list[tuple[int, Outgoing, str]] = []
+        seen: Counter[str] = Counter()
+        for index, message in enumerate(messages):
+            group = self._groups[domain_of(message.address)]
+            limit = limits.get(group)
+            found = None if limit is None else held(group, limit, seen[group], self._now())
+            if limit is not None:
+                seen[group] += 1
+            if found is None:
+                going.append((index, message, group))
+            else:
+                outcomes[index] = found
+        return going
 
-    async def send(self, message: Outgoing) -> None:
-        """Hand over one message, whose content has CRLF at its lines' ends. Raises TransportError."""
-        assert isinstance(message.payload, EmailPayload)
-        client = await self._ready()
-        ascii_only = message.address.isascii()
-        if not ascii_only and not client.supports_extension("smtputf8"):
-            raise TransportError(
-                "The address needs SMTPUTF8, which the mail server does not offer.",
-                Reaction.FAIL,
-                code="smtputf8",
+    # --- servers -----------------------------------------------------------------------------
+
+    async def _round(
+        self,
+        waiting: Sequence[tuple[int, Outgoing, str]],
+        outcomes: dict[int, Outcome],
+        limits: dict[str, tuple[float, float, str]],
+        deadline: float,
+        known: Known,
+    ) -> TransportError | None:
+        """Share ``waiting`` out and send; the error of them all when no server may send."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= deadline:
+            return TransportError("Not sent in this batch.", Reaction.RETURN)
+        here = {n: line for n, line in self._lines.items() if n not in known.paused}
+        if not here:
+            reason = next(iter(known.paused.values()), "paused")
+            if self._state is not None:
+                await asyncio.to_thread(self._state.resume_all)
+            return TransportError(
+                f"Every mail server is paused: {reason}"[:200], Reaction.PAUSE, code="paused"
             )
-        stage = "mail"
-        options = b"" if ascii_only else b" SMTPUTF8 BODY=8BITMIME"
-        try:
-            await self._command(client, stage, b"MAIL FROM:<%b>%b" % (self._sender.encode(), options))
-            stage = "rcpt"
-            await self._command(client, stage, b"RCPT TO:<%b>" % message.address.encode())
-            stage = "data"
-            await self._command(client, stage, b"DATA", expected=354)
-            await self._content(client, message.payload.content)
-        except (SMTPException, OSError, TimeoutError) as error:
-            self._drop()
-            reaction = Reaction.UNKNOWN if stage == "data" else Reaction.RETRY
-            raise TransportError(f"No answer to {stage.upper()}: {error}", reaction, code="silence") from None
-        self._sent += 1
+        up = {name: line for name, line in here.items() if line.breaker.allows(loop.time())}
+        if not up:
+            return TransportError(
+                f"No mail server can be reached: {', '.join(here)}", Reaction.UNREACHABLE, code="breaker"
+            )
+        weights = {name: line.server.weight for name, line in up.items()}
+        room = {name: await self._reserve(line.server, len(waiting)) for name, line in up.items()}
+        shares = share(len(waiting), weights, room)
+        if not any(shares.values()):
+            return TransportError(
+                "The warm-up takes no more messages today.", Reaction.HOLD, code="warm-up",
+                after_s=_until_tomorrow(self._now()),
+            )  # fmt: skip
+        queues: dict[str, Queue] = {}
+        start = 0
+        for name, number in shares.items():
+            items = waiting[start : start + number]
+            start += number
+            queues[name] = Queue(items, deadline, loop.time, outcomes)
+        await asyncio.gather(*[up[name].send(queue) for name, queue in queues.items() if queue.items])
+        await self._after(up, queues, room, outcomes, limits, known)
+        return None
 
-    async def _ready(self) -> SMTP:
-        client = self._client
-        if client is not None and client.is_connected and self._sent < PER_CONNECTION:
-            return client
-        await self.close()
-        server = self._server
-        client = SMTP(
-            hostname=server.host,
-            port=server.port,
-            username=server.user,
-            password=server.password,
-            use_tls=server.tls == "ssl",
-            start_tls=server.tls == "starttls",
-            timeout=TIMEOUT_S,
-            tls_context=ssl.create_default_context() if server.tls != "none" else None,
-        )
-        try:
-            await client.connect()
-            await client.ehlo()
-        except aiosmtplib.SMTPAuthenticationError as error:
-            raise TransportError(
-                f"The mail server refused our password: {error.message}", Reaction.PAUSE, code=str(error.code)
-            ) from None
-        except (SMTPConnectError, SMTPServerDisconnected, SMTPException, OSError, TimeoutError) as error:
-            client.close()
-            raise TransportError(
-                f"The mail server {server.host}:{server.port} cannot be reached: {error}",
-                Reaction.UNREACHABLE,
-                code="connect",
-            ) from None
-        self._client, self._sent = client, 0
-        return client
+    async def _reserve(self, server: Server, wanted: int) -> int:
+        if self._state is None or server.warm_up is None:
+            return wanted
+        return await asyncio.to_thread(self._state.reserve, server, wanted, self._now())
 
-    async def _command(self, client: SMTP, stage: str, line: bytes, expected: int = 250) -> None:
-        response = await client.execute_command(line)
-        # 251 and 252: accepted as well, for somebody else to deliver.
-        if response.code != expected and not (expected == 250 and response.code in (251, 252)):
-            await self._after_refusal(client, response.code)
-            raise reaction_of(response.code, response.message, stage)
+    async def _after(
+        self,
+        up: Mapping[str, _Line],
+        queues: Mapping[str, Queue],
+        room: Mapping[str, int],
+        outcomes: Mapping[int, Outcome],
+        limits: dict[str, tuple[float, float, str]],
+        known: Known,
+    ) -> None:
+        """What the queues learnt: receivers' requests, refused log-ins, unused warm-up."""
+        paused = dict(known.paused)
+        for name, queue in queues.items():
+            limits.update(queue.limits)
+            stop = queue.stopped
+            if stop is not None and stop.reaction is Reaction.PAUSE and len(self._lines) > 1:
+                paused[name] = str(stop)
+                if self._state is not None:
+                    await asyncio.to_thread(self._state.pause, name, str(stop), self._now())
+            if self._state is not None and up[name].server.warm_up is not None:
+                sent = sum(
+                    1 for index, _, _ in queue.items if index in outcomes and outcomes[index].error is None
+                )
+                await asyncio.to_thread(
+                    self._state.give_back, up[name].server, room[name] - sent, self._now()
+                )
+        if len(paused) > len(known.paused):
+            object.__setattr__(known, "paused", paused)
 
-    async def _content(self, client: SMTP, content: bytes) -> None:
-        """The message after 354. Our content has CRLF throughout already: the library's own way of
-        making it so costs more than the rest of a message.
-        """
-        if client.protocol is None:
-            raise SMTPServerDisconnected("Connection lost")
-        stuffed = content.replace(b"\r\n.", b"\r\n..")
-        client.protocol.write(stuffed + (b".\r\n" if stuffed.endswith(b"\r\n") else b"\r\n.\r\n"))
-        response = await client.protocol.read_response(timeout=TIMEOUT_S)
-        if response.code != 250:
-            await self._after_refusal(client, response.code)
-            raise reaction_of(response.code, response.message, "data")
 
-    async def _after_refusal(self, client: SMTP, code: int) -> None:
-        """Make the connection fit for the next message, or give it up."""
-        if code == 421:
-            self._drop()
-            return
-        try:
-            await client.rset()
-        except (SMTPException, OSError, TimeoutError):
-            self._drop()
-
-    def _drop(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-
-    async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is None or not client.is_connected:
-            return
-        try:
-            await client.quit()
-        except (SMTPException, OSError, TimeoutError):
-            client.close()
+def _until_tomorrow(now: datetime) -> float:
+    tomorrow = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return (tomorrow - now).total_seconds()

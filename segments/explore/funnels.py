@@ -166,18 +166,23 @@ def members(
     step: int,
     *,
     dropped: bool,
-    rows: int,
+    rows: int | None,
     skip: int = 0,
 ) -> list[int]:
     """Ids of who did step ``step`` (0 is the first); with ``dropped``, of those who went no further.
 
-    In ascending order, ``rows`` of them after the first ``skip``. Raises InvalidInput.
+    In ascending order, ``rows`` of them (None: all) after the first ``skip``. Raises InvalidInput.
     """
     question.validated()
     if not 0 <= step < len(question.steps):
         raise InvalidInput(f"step: this funnel has the steps 0 to {len(question.steps) - 1}.", "step")
     text = stream(sql("explore_funnel")) + sql("explore_funnel_members")
-    page = {"level": step + 1, "only": dropped, "rows": min(rows, MAX_ROWS), "skip": skip}
+    page = {
+        "level": step + 1,
+        "only": dropped,
+        "rows": None if rows is None else min(rows, MAX_ROWS),
+        "skip": skip,
+    }
     return [row["member_id"] for row in _run(engine, text, question, as_of, None, page)]
 
 

@@ -142,12 +142,17 @@ def members(
     source: str,
     target: str,
     *,
-    rows: int,
+    rows: int | None,
     skip: int = 0,
 ) -> list[int]:
-    """Ids of the members of one cell in ascending order, ``rows`` of them after the first ``skip``."""
+    """Ids of the members of one cell in ascending order: ``rows`` of them (None: all) after ``skip``."""
     _check(engine, column, before, after)
-    page = {"source": source, "target": target, "rows": min(rows, MAX_ROWS), "skip": skip}
+    page = {
+        "source": source,
+        "target": target,
+        "rows": None if rows is None else min(rows, MAX_ROWS),
+        "skip": skip,
+    }
     found = _run(engine, "explore_moves_members", column, before, after, page)
     return [row["member_id"] for row in found]
 

@@ -15,6 +15,7 @@ from core.warehouse.replica import Replica
 from segments.compile import Moment
 from segments.evaluate import Evaluator
 from segments.facts import FACTS
+from segments.predict.snapshot import PREDICTIONS
 from segments.scores import SNAPSHOT, snapshot_path, write_snapshot
 from segments.settings import Scoring
 
@@ -114,7 +115,11 @@ class Shop:
 
     def evaluator(self, rules: dict[str, Any] | None = None) -> Evaluator:
         return Evaluator(
-            self.engine, Moment(AS_OF, ZONE), (rules or {}).get, snapshot_path(self.engine, SNAPSHOT, AS_OF)
+            self.engine,
+            Moment(AS_OF, ZONE),
+            (rules or {}).get,
+            snapshot_path(self.engine, SNAPSHOT, AS_OF),
+            snapshot_path(self.engine, PREDICTIONS, AS_OF),
         )
 
 

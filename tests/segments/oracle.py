@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from tests.segments.conftest import AS_OF, MIDNIGHT, ZONE
@@ -22,7 +22,13 @@ def matches(rule: Any, member: Row, facts: Mapping[str, list[Row]]) -> bool:
         return any(matches(child, member, facts) for child in rule["any"])
     if "not" in rule:
         return not matches(rule["not"], member, facts)
+    if "sequence" in rule:
+        return _sequence(rule, facts)
+    if "list" in rule:
+        return rule["list"] in member["lists"]
     if "event" in rule:
+        if rule.get("aggregate") in ("first", "last"):
+            return _extreme(rule, facts)
         return _compare(_aggregate(rule, facts), rule["op"], rule["value"])
     return _field(rule, member)
 
@@ -39,9 +45,15 @@ def _field(rule: Row, member: Row) -> bool:
     found = member[name]
     if name == "registered_at" and found is not None:
         found = found.astimezone(ZONE).date()
-    if isinstance(found, date) and op in ("in_last", "in_next", "anniversary_in"):
-        return _near(found, op, int(value[:-1]))
-    if name in ("birthday", "registered_at") and value is not None:
+    if name in ("birthday", "registered_at"):
+        return _by_day(found, op, value)
+    return _compare(found, op, value)
+
+
+def _by_day(found: date | None, op: str, value: Any) -> bool:
+    if op in ("in_last", "in_next", "anniversary_in"):
+        return found is not None and _near(found, op, int(value[:-1]))
+    if value is not None:
         value = [_day(one) for one in value] if isinstance(value, list) else _day(value)
     return _compare(found, op, value)
 
@@ -101,19 +113,22 @@ def _compare(found: Any, op: str, value: Any) -> bool:
 
 def _aggregate(rule: Row, facts: Mapping[str, list[Row]]) -> Any:
     order = rule["event"] == "order"
-    time = "ordered_at" if order else "occurred_at"
-    rows = [
-        row
-        for row in (facts["orders"] if order else facts["events"])
-        if _counts(row, rule)
-        and _inside(row[time], rule.get("within"))
-        and all(_where(row, where, order) for where in rule.get("where", []))
-    ]
+    time = _time(rule["event"])
+    rows = _rows(rule, facts, rule.get("within"))
     aggregate = rule.get("aggregate", "count")
     if aggregate == "count":
         return len(rows)
     if aggregate == "days_since":
         return (AS_OF - max(row[time] for row in rows).astimezone(ZONE).date()).days if rows else None
+    if aggregate in ("first", "last"):
+        rows.sort(key=lambda row: (row[time], row["order_id" if order else "event_id"]))
+        chosen = rows[0 if aggregate == "first" else -1] if rows else None
+        if chosen is None:
+            return None
+        if "of" not in rule:
+            return chosen[time].astimezone(ZONE).date()
+        found = _property(chosen, rule["of"], order, text=True)
+        return found / 100 if rule["of"] in _MONEY and order and found is not None else found
     if aggregate == "distinct":
         return len(
             {text for row in rows if (text := _property(row, rule["of"], order, text=True)) is not None}
@@ -127,6 +142,96 @@ def _aggregate(rule: Row, facts: Mapping[str, list[Row]]) -> Any:
     return {"avg": math.fsum(values) / len(values), "min": min(values), "max": max(values)}[aggregate] / scale
 
 
+def _extreme(rule: Row, facts: Mapping[str, list[Row]]) -> bool:
+    """A comparison of ``first`` or ``last``: by day, by number or by text, as the value told is."""
+    found, op, value = _aggregate(rule, facts), rule["op"], rule.get("value")
+    if "of" not in rule:
+        return _by_day(found, op, value)
+    if rule["event"] == "order":
+        return _compare(found, op, value)
+    sample = value[0] if isinstance(value, list) else value
+    return _compare(_number(found) if isinstance(sample, int | float) else found, op, value)
+
+
+def _time(event: str) -> str:
+    return "ordered_at" if event == "order" else "occurred_at"
+
+
+def _rows(rule: Row, facts: Mapping[str, list[Row]], within: Row | None) -> list[Row]:
+    """The member's events of a kind, with such properties, in the window."""
+    order = rule["event"] == "order"
+    return [
+        row
+        for row in facts["orders" if order else "events"]
+        if _counts(row, rule)
+        and _inside(row[_time(rule["event"])], within, facts)
+        and all(_where(row, where, order) for where in rule.get("where", []))
+    ]
+
+
+def _sequence(rule: Row, facts: Mapping[str, list[Row]]) -> bool:
+    """Every choice of rows for every step is tried."""
+    steps, within = rule["sequence"], rule.get("within")
+    times = [
+        [
+            row[_time((step.get("not") or step)["event"])]
+            for row in _rows(step.get("not") or step, facts, window)
+        ]
+        for step, window in zip(steps, _step_windows(steps, within), strict=True)
+    ]
+
+    def goes_on(place: int, before: datetime) -> bool:
+        barred: list[datetime] = []
+        while place < len(steps) and "not" in steps[place]:
+            if "within" in steps[place]:  # only what ends a sequence has one
+                over = before + _span(steps[place]["within"])
+                if over > MIDNIGHT or any(before < at <= over for at in times[place]):
+                    return False
+            else:
+                barred += times[place]
+            place += 1
+        if place == len(steps):
+            return True
+        limit = _span(steps[place]["within"]) if "within" in steps[place] else None
+        return any(
+            at > before
+            and (limit is None or at <= before + limit)
+            and not any(before < no < at for no in barred)
+            and goes_on(place + 1, at)
+            for at in times[place]
+        )
+
+    return any(goes_on(1, at) for at in times[0])
+
+
+def _step_windows(steps: list[Row], within: Row | None) -> list[Row | None]:
+    """What must not happen at last may do so after the window too, up to the as-of instant."""
+    found = []
+    for step in steps:
+        window = within
+        if "not" in step and "within" in step and within is not None:
+            window = (
+                {"from": within["between"][0]}
+                if "between" in within
+                else None
+                if "before" in within
+                else within
+            )
+        found.append(window)
+    return found
+
+
+def _span(text: str) -> timedelta:
+    return timedelta(hours=int(text[:-1]) * (24 if text[-1] == "d" else 1))
+
+
+def _ago(text: str) -> datetime:
+    """A bound of a window. The zone of these shops knows no summer time, so a day is 24 hours."""
+    if text[-1] in "dh":
+        return MIDNIGHT - _span(text)
+    return datetime.combine(date.fromisoformat(text), time(), ZONE)
+
+
 def _counts(row: Row, rule: Row) -> bool:
     if rule["event"] != "order":
         return bool(row["kind"] == rule["event"])
@@ -135,18 +240,26 @@ def _counts(row: Row, rule: Row) -> bool:
     return bool(row["status"] == "paid" or row["net_minor"] > 0)
 
 
-def _inside(at: datetime, within: Row | None) -> bool:
+def _inside(at: datetime, within: Row | None, facts: Mapping[str, list[Row]]) -> bool:
     if at >= MIDNIGHT:
         return False
-    local = at.astimezone(ZONE).date()
     if within is None:
         return True
     if "last" in within:
-        return at >= MIDNIGHT - timedelta(days=int(within["last"][:-1]))
+        return at >= _ago(within["last"])
+    if "from" in within:
+        return at >= _ago(within["from"])
     if "before" in within:
-        return local < date.fromisoformat(within["before"])
-    start, end = map(date.fromisoformat, within["between"])
-    return start <= local < end
+        return at < _ago(within["before"])
+    if "between" in within:
+        start, end = map(_ago, within["between"])
+        return start <= at < end
+    anchor = within["since_event"]
+    times = [row[_time(anchor["event"])] for row in _rows(anchor, facts, None)]
+    if not times:
+        return False
+    start = (max if anchor.get("which", "last") == "last" else min)(times)
+    return at > start and ("for" not in within or at <= start + _span(within["for"]))
 
 
 def _property(row: Row, name: str, order: bool, *, text: bool = False) -> Any:

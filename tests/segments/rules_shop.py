@@ -6,13 +6,17 @@ import json
 from datetime import date
 from typing import Any
 
-from tests.segments.conftest import Shop, ago
+import pyarrow as pa
+
+from segments.predict.snapshot import PREDICTION_SCHEMA, PREDICTIONS
+from tests.segments.conftest import AS_OF, Shop, ago
 
 EVIL = "100%_\\'\"; DROP TABLE members;--"
 RULES: dict[str, Any] = {
     "beijing": {"field": "city", "op": "=", "value": "北京"},
     "either": {"any": [{"segment": "beijing"}, {"field": "city", "op": "=", "value": "Shanghai"}]},
     "buyers": {"event": "order", "op": ">=", "value": 1},
+    "missing_city": {"field": "city", "op": "!=", "value": "x"},
 }
 
 
@@ -32,6 +36,8 @@ def build(shop: Shop) -> None:
     orders(shop)
     behaviour(shop)
     others(shop)
+    sequences(shop)
+    predicted(shop)
 
 
 def orders(shop: Shop) -> None:
@@ -98,6 +104,38 @@ def others(shop: Shop) -> None:
         shop.add("consents", member_id=member, channel=channel, purpose=purpose, granted=granted, at=ago(50))
 
 
+def sequences(shop: Shop) -> None:
+    for member, kind, days in [
+        (1, "cart", 20), (1, "buy", 19), (1, "cart", 5),
+        (2, "cart", 10), (2, "buy", 6.5), (2, "cart", -1),
+        (3, "cart", 2),
+        (5, "cart", 8), (5, "buy", 8),
+        (6, "buy", 12), (6, "cart", 11), (6, "wish", 10.5), (6, "buy", 10),
+    ]:  # fmt: skip
+        shop.event(member, kind, days)
+    shop.event(1, "tie", 3, '{"v": "a"}')
+    shop.event(1, "tie", 3, '{"v": "b"}')
+    shop.event(2, "tie", 4, '{"v": "x"}')
+    shop.event(2, "tie", 3, "{}")
+
+
+def predicted(shop: Shop) -> None:
+    for name, member in (("vip", 1), ("vip", 2), ("vip", 4), ("others", 3)):
+        shop.add("lists", list=name, member_id=member)
+    rows = [
+        {"member_id": 1, "p_alive": 0.9, "churn_risk": 0.1, "expected_purchases": 1.5,
+         "expected_spend": 4000.0, "clv": 12345.6},
+        {"member_id": 5, "p_alive": 0.2, "churn_risk": 0.8, "expected_purchases": 0.1,
+         "expected_spend": 1000.0, "clv": 150.0},
+    ]  # fmt: skip
+    shop.engine.replica.write(
+        pa.Table.from_pylist(rows, PREDICTION_SCHEMA),
+        "snapshots",
+        PREDICTIONS,
+        f"{AS_OF.isoformat()}.parquet",
+    )
+
+
 def matching(shop: Shop, rule: Any) -> set[int]:
     return set(shop.evaluator(RULES).members(rule).column("member_id").to_pylist())
 
@@ -112,3 +150,23 @@ def e(event: str, op: str = ">=", value: Any = 1, **more: Any) -> dict[str, Any]
 
 def last(days: int) -> dict[str, str]:
     return {"last": f"{days}d"}
+
+
+def since(event: str, *, which: str = "last", limit: str | None = None, **more: Any) -> dict[str, Any]:
+    """A window after the member's own event."""
+    anchor = {"event": event, "which": which, **more}
+    return {"since_event": anchor} | ({} if limit is None else {"for": limit})
+
+
+def then(event: str, within: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"event": event, **more} | ({} if within is None else {"within": within})
+
+
+def without(event: str, within: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"not": {"event": event, **more}} | ({} if within is None else {"within": within})
+
+
+def steps(*listed: str | dict[str, Any], within: Any = None) -> dict[str, Any]:
+    """A sequence; a step that is a name alone happens some time."""
+    found = [{"event": one} if isinstance(one, str) else one for one in listed]
+    return {"sequence": found} | ({} if within is None else {"within": within})

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from segments.compile import compile_many
 from tests.segments.conftest import Shop, ago
 from tests.segments.oracle import matches
 
@@ -64,9 +65,11 @@ def people(seed: int) -> Iterator[dict[str, Any]]:
             "registered_at": pick.choice((None, *[ago(days) for days in DAYS if days > 0])),
             "tags": json.dumps(pick.sample(NASTY, pick.randrange(3)), ensure_ascii=pick.random() < 0.5),
             "attributes": json.dumps(thing(), ensure_ascii=pick.random() < 0.5),
+            "lists": [name for name in ("one", "two") if pick.random() < 0.3],
             "orders": [order(pick) for _ in range(pick.randrange(4))],
             "events": [
-                (pick.choice(("view", "pay")), pick.choice(DAYS), thing()) for _ in range(pick.randrange(4))
+                (pick.choice(("view", "pay")), pick.choice(DAYS), thing())
+                for _ in range(pick.choice((0, 1, 2, 4, 9)))
             ],
         }
 
@@ -143,16 +146,80 @@ def events(draw: Any) -> dict[str, Any]:
             for name in draw(st.lists(st.sampled_from(NAMES), max_size=2))
         ]
         numeric = anything = ["size", "a.b", "x y"]
-    aggregate = draw(st.sampled_from(("count", "sum", "avg", "min", "max", "distinct", "days_since")))
+    aggregate = draw(
+        st.sampled_from(("count", "sum", "avg", "min", "max", "distinct", "days_since", "first", "last"))
+    )
     rule: dict[str, Any] = {"event": event, "where": where, "aggregate": aggregate}
-    if aggregate not in ("count", "days_since"):
-        rule["of"] = draw(st.sampled_from(anything if aggregate == "distinct" else numeric))
-    compared = condition(draw, "number")
-    if compared["op"] in ("is_set", "is_not_set"):
-        compared = {"op": ">=", "value": 1}
-    within = draw(st.one_of(st.none(), SPANS.map(lambda span: {"last": span}), st.sampled_from(DATES).map(lambda day: {"before": day}),
-                            st.lists(st.sampled_from(DATES), min_size=2, max_size=2, unique=True).map(lambda two: {"between": sorted(two)})))  # fmt: skip
+    if aggregate in ("first", "last"):
+        compared = extreme(draw, event, rule, anything, typed)
+    else:
+        if aggregate not in ("count", "days_since"):
+            rule["of"] = draw(st.sampled_from(anything if aggregate == "distinct" else numeric))
+        compared = condition(draw, "number")
+        if compared["op"] in ("is_set", "is_not_set"):
+            compared = {"op": ">=", "value": 1}
+    within = draw(st.one_of(st.none(), WINDOWS, anchored()))
     return rule | compared | ({} if within is None else {"within": within})
+
+
+def extreme(draw: Any, event: str, rule: dict[str, Any], names: Any, typed: Any) -> dict[str, Any]:
+    """A comparison of the first or last event's date, or of a property of it."""
+    of = draw(st.sampled_from((None, *names)))
+    if of is None:
+        return condition(draw, "date")
+    rule["of"] = of
+    return condition(draw, typed[of] if event == "order" else draw(st.sampled_from(("text", "number"))))
+
+
+def ordered(two: list[Any]) -> list[Any]:
+    return sorted(two, key=lambda text: -int(text[:-1]) * (24 if text[-1] == "d" else 1))
+
+
+LENGTHS = ("1h", "12h", "24h", "25h", "1d", "6d", "7d", "30d", "365d")
+WINDOWS = st.one_of(
+    st.sampled_from(LENGTHS).map(lambda span: {"last": span}),
+    st.sampled_from((*DATES, *LENGTHS)).map(lambda bound: {"before": bound}),
+    st.lists(st.sampled_from(DATES), min_size=2, max_size=2, unique=True).map(
+        lambda two: {"between": sorted(two)}
+    ),
+    st.lists(st.sampled_from(("1h", "12h", "25h", "2d", "6d", "7d", "30d", "365d")), min_size=2, max_size=2,
+             unique=True).map(lambda two: {"between": ordered(two)}),
+)  # fmt: skip
+
+
+@st.composite
+def happenings(draw: Any) -> dict[str, Any]:
+    event = draw(st.sampled_from(("order", "view", "pay")))
+    if draw(st.integers(0, 3)):
+        return {"event": event}
+    if event == "order":
+        return {"event": event, "where": [{"field": "amount", **condition(draw, "number")}]}
+    return {"event": event, "where": [{"field": "size", **condition(draw, "text")}]}
+
+
+@st.composite
+def anchored(draw: Any) -> dict[str, Any]:
+    which = draw(st.sampled_from(("first", "last")))
+    found: dict[str, Any] = {"since_event": {**draw(happenings()), "which": which}}
+    limit = draw(st.sampled_from((None, *LENGTHS)))
+    return found if limit is None else {**found, "for": limit}
+
+
+@st.composite
+def sequences(draw: Any) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [draw(happenings())]
+    size = draw(st.integers(2, 5))
+    while len(steps) < size:
+        limit = draw(st.sampled_from((None, *LENGTHS)))
+        if draw(st.booleans()):
+            steps.append(draw(happenings()) | ({} if limit is None else {"within": limit}))
+        else:
+            steps.append({"not": draw(happenings())})
+    last = max(i for i, step in enumerate(steps) if "not" not in step)
+    for step in steps[last + 1 :]:
+        step["within"] = draw(st.sampled_from(LENGTHS))
+    within = draw(st.one_of(st.none(), WINDOWS))
+    return {"sequence": steps} | ({} if within is None else {"within": within})
 
 
 def grouped(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -163,7 +230,8 @@ def grouped(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )  # fmt: skip
 
 
-RULES = st.recursive(st.one_of(fields(), events()), grouped, max_leaves=6).filter(
+LISTED = st.sampled_from(("one", "two")).map(lambda name: {"list": name})
+RULES = st.recursive(st.one_of(fields(), events(), sequences(), LISTED), grouped, max_leaves=6).filter(
     lambda rule: depth(rule) <= 8
 )
 
@@ -175,8 +243,10 @@ def depth(rule: Any) -> int:
 
 def lay_out(shop: Shop, seed: int) -> None:
     for number, person in enumerate(people(seed), 1):
-        columns = {key: value for key, value in person.items() if key not in ("orders", "events")}
+        columns = {key: value for key, value in person.items() if key not in ("orders", "events", "lists")}
         shop.member(number, **columns)
+        for name in person["lists"]:
+            shop.add("lists", list=name, member_id=number)
         for days, amount, more in person["orders"]:
             shop.order(number, days, amount, **more)
         for kind, days, properties in person["events"]:
@@ -189,7 +259,14 @@ def expected(shop: Shop, rule: Any) -> set[int]:
     for name in ("orders", "events"):
         for row in shop.rows[name]:
             own[row["member_id"]][name].append(row)
-    return {m["member_id"] for m in shop.rows["members"] if matches(rule, m, own[m["member_id"]])}
+    listed: dict[int, set[str]] = defaultdict(set)
+    for row in shop.rows["lists"]:
+        listed[row["member_id"]].add(row["list"])
+    return {
+        m["member_id"]
+        for m in shop.rows["members"]
+        if matches(rule, m | {"lists": listed[m["member_id"]]}, own[m["member_id"]])
+    }
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +277,29 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> list[Shop]:
     return made
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(number=st.integers(0, SHOPS - 1), rule=RULES)
 def test_duckdb_agrees_with_plain_python(shops: list[Shop], number: int, rule: Any) -> None:
     shop = shops[number]
     found = set(shop.evaluator().members(rule).column("member_id").to_pylist())
     assert found == expected(shop, rule), json.dumps(rule, ensure_ascii=False)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(number=st.integers(0, SHOPS - 1), rule=sequences())
+def test_sequences_agree_with_trying_every_choice(shops: list[Shop], number: int, rule: Any) -> None:
+    shop = shops[number]
+    found = set(shop.evaluator().members(rule).column("member_id").to_pylist())
+    assert found == expected(shop, rule), json.dumps(rule, ensure_ascii=False)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(number=st.integers(0, SHOPS - 1), rules=st.lists(RULES, min_size=2, max_size=12))
+def test_many_rules_in_one_query_agree_with_plain_python(shops: list[Shop], number: int, rules: Any) -> None:
+    evaluator = shops[number].evaluator()
+    table = evaluator.run(compile_many(rules, evaluator.moment))
+    ids = table.column("member_id").to_pylist()
+    for place, rule in enumerate(rules):
+        flags = table.column(f"b{place}").to_pylist()
+        found = {member for member, flag in zip(ids, flags, strict=True) if flag}
+        assert found == expected(shops[number], rule), json.dumps(rule, ensure_ascii=False)

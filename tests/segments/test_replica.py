@@ -24,7 +24,7 @@ from core.warehouse.engine import DuckEngine
 from core.warehouse.replica import Replica, read
 from loyalty import coupons, earning, points, settlement
 from loyalty.models import Coupon, PointsEntry, Redemption
-from segments import erasure
+from segments import erasure, lists
 from segments.facts import FACTS
 from tests.conftest import count
 
@@ -53,6 +53,8 @@ class Everything:
         ])  # fmt: skip
         self.coupons_and_orders()
         self.messages()
+        with database.write() as session:
+            lists.create(session, name="all", title="All", external_ids=self.ids, by="ann", now=NOW)
 
     def load(self, kind: str, rows: list[dict[str, Any]]) -> Any:
         return load_rows(
@@ -160,7 +162,7 @@ def test_an_erasure_rewrites_only_months_that_held_the_member(shop: Everything) 
         if not Path(name).exists() or Path(name).stat().st_mtime_ns != written
     }
     assert touched == {
-        "members/all", "consents/all", "orders/2026-02", "order_lines/2026-02", "events/2026-02",
+        "members/all", "consents/all", "lists/all", "orders/2026-02", "order_lines/2026-02", "events/2026-02",
         "points/2026-03", "redemptions/2026-02", "touches/2026-01", "touches/2025-12",
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Rules over a small shop: every operator, aggregate and window; hostile values; what is refused."""
+"""Rules over a small shop: every operator, aggregate, window and sequence; hostile values."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+import sqlglot
+from sqlglot import exp
 
-from segments.rules import EVENTS, FIELDS
+from core.warehouse.engine import DuckEngine
+from segments.compile import compile_many
+from segments.rules import AGGREGATES, EVENTS, FIELDS
 from segments.words import in_words
+from tests.segments.cases import CASES, RULES, Case, build, evaluator_of, run_case
 from tests.segments.conftest import Shop
-from tests.segments.rules_shop import EVIL, RULES, build, e, f, last, matching
+from tests.segments.rules_shop import e, f, matching
 
 
 @pytest.fixture(scope="module")
@@ -22,309 +28,81 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return shop
 
 
-ALL = {1, 2, 3, 5, 6}
-TEXTS = [
-    (f("city", "=", "北京"), {1}),
-    (f("city", "=", "shanghai"), set()),  # texts are compared as they are written
-    (f("city", "!=", "北京"), {2, 6}),  # a missing value is not unequal, it is missing
-    ({"not": f("city", "=", "北京")}, {2, 3, 5, 6}),  # while not is the plain opposite
-    (f("city", "in", ["北京", "Shanghai"]), {1, 2}),
-    (f("city", "not_in", ["北京", "Shanghai"]), {6}),
-    (f("city", "contains", "hang"), {2}),
-    (f("city", "starts_with", "Sha"), {2}),
-    (f("city", "starts_with", "hang"), set()),
-    (f("city", "is_set"), {1, 2, 6}),
-    (f("city", "is_not_set"), {3, 5}),
-    (f("member_id", "=", "m3"), {3}),
-    (f("gender", "in", ["f", "x"]), {1}),
-    (f("locale", "starts_with", "zh"), {1}),
-    (f("country", "!=", "US"), {1}),
-]
-FLAGS_AND_TAGS = [
-    (f("has_phone", "=", True), {1}),
-    (f("has_email", "=", False), {2}),
-    (f("tags", "matches_any", ["vip"]), {1}),  # neither “vip2” nor “x"vip”
-    (f("tags", "matches_any", ["vip2", "新"]), {2, 6}),  # both databases' ways of writing it
-    (f("tags", "matches_any", ["新客"]), {1}),
-    (f("tags", "matches_any", ['x"vip']), {6}),
-    (f("tags", "matches_any", ["\\"]), {6}),
-    (f("tags", "matches_any", ["a", "b"]), set()),
-    (f("tags", "is_set"), {1, 2, 6}),
-    (f("tags", "is_not_set"), {3, 5}),
-    ({"not": f("tags", "matches_any", ["vip"])}, {2, 3, 5, 6}),
-]
-ATTRIBUTES = [
-    (f("attributes.level", "=", "gold"), {1}),
-    (f("attributes.level", "!=", "gold"), {5}),  # null is missing
-    (f("attributes.level", "is_set"), {1, 5}),
-    (f("attributes.level", "is_not_set"), {2, 3, 6}),
-    (f("attributes.size", ">=", 38), {1, 2}),  # a text that looks like a number is one
-    (f("attributes.size", "<", 0), {5}),
-    (f("attributes.size", "between", [-2, 38]), {2, 5}),
-    (f("attributes.size", "in", [42, 38]), {1, 2}),
-    (f("attributes.size", "not_in", [42, 38]), {5}),
-    (f("attributes.size", "!=", 42), {2, 5}),
-    (f("attributes.size", "=", "42"), {1}),
-    (f("attributes.code", "=", "007"), {1}),
-    (f("attributes.nan", ">", 0), set()),  # no number, and above none
-    (f("attributes.level", ">", 0), set()),
-    (f("attributes.a.b", "=", "dot"), {1}),  # a dot is part of the name
-    (f("attributes.note", "contains", "DROP"), {6}),
-    (f("attributes.missing", "!=", "x"), set()),
-]
-DATES = [
-    (f("birthday", "=", "1990-03-05"), {1}),
-    (f("birthday", "!=", "1990-03-05"), {2}),
-    (f("birthday", "<", "1992-02-29"), {1}),
-    (f("birthday", "between", ["1990-03-05", "1992-02-29"]), {1, 2}),
-    (f("birthday", "anniversary_in", "4d"), set()),  # 1 to 4 March
-    (f("birthday", "anniversary_in", "5d"), {1}),  # the 5th too
-    (f("birthday", "anniversary_in", "364d"), {1}),
-    (f("birthday", "anniversary_in", "365d"), {1, 2}),  # the 29th is celebrated on 28 February 2027
-    (f("birthday", "is_not_set"), {3, 5, 6}),
-    (f("registered_at", "in_last", "1d"), {6}),
-    (f("registered_at", "in_last", "9d"), {6}),
-    (f("registered_at", "in_last", "10d"), {2, 6}),
-    (f("registered_at", "in_next", "3d"), set()),
-    (f("registered_at", "in_next", "4d"), {5}),
-    (f("registered_at", "=", "2026-02-28"), {6}),  # the first moment of that day in the shop's zone
-    (f("registered_at", ">=", "2026-02-19"), {2, 5, 6}),
-    (f("registered_at", "is_set"), {1, 2, 5, 6}),
-    (f("lifecycle.since", "=", "2026-03-01"), ALL),
-]
-SCORES = [
-    (f("lifecycle", "=", "new"), {2, 6}),
-    (f("lifecycle", "in", ["active", "dormant"]), {1, 5}),
-    (f("lifecycle", "not_in", ["prospect"]), {1, 2, 5, 6}),
-    (f("lifecycle", "=", "prospect"), {3}),
-    (f("rfm.r", ">=", 4), {1, 2}),
-    (f("rfm.r", "is_not_set"), {3}),
-    (f("rfm.f", "=", 4), {1}),
-    (f("rfm.m", "between", [1, 2]), {5, 6}),
-    (f("rfm.recency", "<=", 10), {1, 2}),
-    (f("rfm.frequency", "!=", 1), {1}),
-    (f("rfm.monetary", "=", 12.34), {2}),  # rules speak of major units
-    (f("rfm.segment", "=", "loyal"), {1}),
-    (f("rfm.segment", "!=", "loyal"), {2, 5, 6}),
-    (f("rfm.value_segment", "is_set"), {1, 2, 5, 6}),
-    (f("points", ">=", 5), {1, 3}),
-    (f("points", "=", 70), {1}),
-    (f("points", "=", 0), {2, 5, 6}),  # none is a balance of 0, and points of tomorrow do not count
-    (f("points", "is_set"), ALL),
-]
-CONSENTS = [
-    (f("consent.email", "=", True), {1}),
-    (f("consent.email", "=", False), {3}),
-    (f("consent.email", "is_not_set"), {2, 5, 6}),  # an answer about SMS says nothing about e-mail
-    (f("consent.sms", "=", True), {2}),
-    (f("consent.sms", "is_set"), {1, 2}),
-    (f("consent.wechat", "is_set"), set()),
-    ({"not": f("consent.email", "=", True)}, {2, 3, 5, 6}),
-]
-LOGIC = [
-    ({"all": [f("city", "is_set"), f("has_phone", "=", True)]}, {1}),
-    ({"any": [f("gender", "=", "m"), f("has_phone", "=", True)]}, {1, 2}),
-    ({"not": {"any": [f("gender", "=", "m"), f("has_phone", "=", True)]}}, {3, 5, 6}),
-    ({"not": {"all": [f("city", "is_set"), {"not": f("gender", "=", "m")}]}}, {2, 3, 5}),
-    ({"not": {"not": f("gender", "=", "m")}}, {2}),
-    ({"all": [f("member_id", "is_set")]}, ALL),
-    ({"all": [{"any": [f("gender", "=", "f"), f("gender", "=", "m")]}, {"not": e("order", ">=", 2)}]}, {2}),
-    ({"segment": "beijing"}, {1}),
-    ({"segment": "either"}, {1, 2}),
-    ({"not": {"segment": "either"}}, {3, 5, 6}),
-    ({"all": [{"segment": "buyers"}, {"not": {"segment": "beijing"}}]}, {2, 5, 6}),
-    ({"any": [{"segment": "buyers"}, {"segment": "buyers"}]}, {1, 2, 5, 6}),
-]
-ORDERS = [
-    (e("order"), {1, 2, 5, 6}),
-    (e("order", ">=", 2), {1}),  # a cancelled order is none
-    (e("order", "=", 0), {3}),
-    (e("order", "!=", 1), {1, 3}),
-    (e("order", "between", [1, 2]), {1, 2, 5, 6}),
-    (e("order", "in", [0, 2]), {1, 3}),
-    (e("order", "not_in", [0, 2]), {2, 5, 6}),
-    (e("order", "<", 1), {3}),
-    (e("order", where=[f("amount", ">=", 20)]), {1}),
-    (e("order", where=[f("amount", "=", 12.34)]), {2}),
-    (e("order", where=[f("channel", "=", "web"), f("amount", "<", 15)]), {2}),
-    (e("order", where=[f("channel", "is_not_set")]), {5, 6}),
-    (e("order", where=[f("coupon_code", "starts_with", "SP")]), {1}),
-    (e("order", where=[f("discount", ">", 0)]), {1}),
-    (e("order", where=[f("status", "=", "cancelled")]), {1}),  # who names the status means it
-    (e("order", where=[f("status", "=", "refunded")]), {5}),
-    (e("order", ">=", 70, aggregate="sum", of="amount"), {1}),
-    (e("order", "=", 10, aggregate="sum", of="amount"), {5}),  # net of what was refunded
-    (e("order", "=", 0, aggregate="sum", of="amount"), {3}),
-    (e("order", "=", 35, aggregate="avg", of="amount"), {1}),
-    (e("order", "<=", 10, aggregate="avg", of="amount"), {5, 6}),  # no average without orders
-    (e("order", ">=", 20, aggregate="min", of="amount"), {1}),
-    (e("order", "between", [12, 50], aggregate="max", of="amount"), {1, 2}),
-    (e("order", "=", 2, aggregate="distinct", of="channel"), {1}),
-    (e("order", "=", 0, aggregate="distinct", of="channel"), {3, 5, 6}),
-    (e("order", "<=", 30, aggregate="days_since"), {1, 2, 6}),
-    (e("order", "=", 1, aggregate="days_since"), {2}),
-    (e("order", ">", 30, aggregate="days_since"), {5}),
-    (e("order", "=", 100, aggregate="days_since", where=[f("channel", "=", "web")]), {1}),
-]
-LINES = [
-    (e("order", where=[f("category", "=", "coffee")]), {1, 5}),
-    (e("order", "=", 2, where=[f("category", "=", "coffee")]), {1}),  # orders are counted, not lines
-    (
-        e("order", where=[f("category", "=", "tea")]),
-        {1, 2},
-    ),  # the catalogue knows it; a refunded line is none
-    (e("order", where=[f("category", "=", "not ours")]), set()),
-    (e("order", where=[f("brand", "=", "Leaf")]), {1, 2}),
-    (e("order", where=[f("sku", "in", ["tea", "x"])]), {1, 2}),
-    (e("order", where=[f("quantity", ">=", 2)]), {1}),
-    (e("order", where=[f("category", "=", "coffee"), f("channel", "=", "app")]), {1}),
-    (e("order", where=[f("category", "=", "coffee"), f("coupon_code", "is_set")]), {1}),
-    (e("order", "=", 50, aggregate="sum", of="amount", where=[f("category", "=", "coffee")]), {1}),
-    (e("order", ">", 0, aggregate="sum", of="discount", where=[f("category", "=", "tea")]), {1}),
-    (e("order", ">=", 3, aggregate="sum", of="quantity"), {1}),
-    (e("order", "=", 2, aggregate="max", of="quantity"), {1}),
-    (e("order", "=", 2, aggregate="distinct", of="sku"), {1}),
-    (
-        e(
-            "order",
-            "=",
-            100,
-            aggregate="days_since",
-            where=[f("sku", "=", "mug")],
-            within={"before": "2026-01-01"},
-        ),
-        {1},
-    ),
-    (e("order", where=[f("status", "=", "cancelled"), f("sku", "=", "mug")]), {1}),
-]
-WINDOWS = [
-    (e("order", within=last(10)), {1, 2}),  # the first moment of the window is in it
-    (e("order", within=last(9)), {2}),
-    (e("order", within=last(30)), {1, 2, 6}),
-    (e("order", within=last(29)), {1, 2}),
-    (e("order", within=last(1)), {2}),
-    (e("order", ">=", 2, within=last(99)), set()),
-    (
-        e("order", within={"before": "2026-02-19"}),
-        {1, 5, 6},
-    ),  # the order at its first moment is not before it
-    (e("order", "=", 1, within={"before": "2026-02-19"}), {1, 5, 6}),
-    (e("order", "=", 2, within={"before": "2026-02-20"}), {1}),
-    (
-        e("order", within={"between": ["2026-01-30", "2026-02-19"]}),
-        {6},
-    ),  # from the first day, to before the last
-    (e("order", within={"between": ["2026-01-31", "2026-02-20"]}), {1}),
-    (e("order", within={"between": ["2026-02-28", "2026-04-01"]}), {2}),  # nothing after the as-of date
-    (e("order", within={"before": "2027-01-01"}), {1, 2, 5, 6}),
-    (e("order", ">=", 10, aggregate="sum", of="amount", within=last(30)), {1, 2}),
-    (e("order", "=", 0, within=last(20)), {3, 5, 6}),
-    (e("view", within=last(7)), {1, 2}),
-    (e("view", ">=", 2, within=last(7)), {1}),
-    (e("order", within=last(99999)), {1, 2, 5, 6}),
-]
-BEHAVIOUR = [
-    (e("view"), {1, 2}),  # what happens on the as-of day does not count yet
-    (e("view", "=", 0), {3, 5, 6}),
-    (e("view", ">=", 3), {1}),
-    (e("search", where=[f("q", "=", "100%")]), {3}),
-    (e("view", ">=", 2, where=[f("sku", "=", "mug")]), {1}),
-    (e("view", where=[f("dot.ted", "=", "y")]), {1}),
-    (e("view", where=[f("dot.ted", "=", "n")]), set()),
-    (e("view", where=[f("price", ">", 15)]), {1}),
-    (e("view", where=[f("price", "is_set")]), {1, 2}),
-    (e("view", "=", 1, where=[f("price", "is_not_set")]), {2}),
-    (e("view", "=", 2, aggregate="distinct", of="sku"), {1}),
-    (e("view", ">=", 30.5, aggregate="sum", of="price"), {1}),  # “dear” is no number
-    (e("view", "=", 15.25, aggregate="avg", of="price"), {1}),
-    (e("view", "=", 20, aggregate="max", of="price"), {1}),  # nor is “inf”
-    (e("view", "=", 10.5, aggregate="min", of="price"), {1}),
-    (e("view", "=", 7, aggregate="days_since", where=[f("sku", "is_set")]), {2}),
-    (e("never"), set()),
-    (e("pay", ">", 0.9, aggregate="sum", of="amount"), {5}),
-]
-LOYALTY_AND_MESSAGES = [
-    (e("message_sent"), {1, 2}),
-    (e("message_sent", where=[f("purpose", "=", "marketing")]), {1}),
-    (e("message_opened"), {1}),  # the other opens after the as-of date
-    (e("message_opened", within=last(3)), set()),
-    (e("message_opened", within=last(4)), {1}),
-    (e("message_clicked", where=[f("channel", "=", "sms")]), {2}),
-    ({"not": e("message_opened", within=last(14))}, {2, 3, 5, 6}),
-    (e("coupon_redeemed"), {1, 5}),  # given back by then is not redeemed; given back later is
-    (e("coupon_redeemed", ">=", 5, aggregate="sum", of="amount"), {1}),
-    (e("coupon_redeemed", "=", 8, aggregate="days_since"), {5}),
-    (e("points_changed"), {1, 3}),
-    (e("points_changed", ">=", 2), {1}),
-    (e("points_changed", where=[f("kind", "=", "grant")]), {3}),
-    (e("points_changed", "<=", -30, aggregate="min", of="delta"), {1}),
-    (e("points_changed", "=", 70, aggregate="sum", of="delta"), {1}),
-    (e("points_changed", where=[f("delta", "<", 0)], within=last(2)), {1}),
-]
-HOSTILE = [
-    (f("city", "=", EVIL), {6}),
-    (f("city", "contains", "%"), {6}),
-    (f("city", "contains", "_\\'"), {6}),
-    (f("city", "starts_with", "100%_\\'\""), {6}),
-    (f("city", "contains", "'; DROP"), set()),
-    (f("city", "in", ["x' OR '1'='1", EVIL]), {6}),
-    (f("city", "=", "x' OR 1=1 --"), set()),
-    (f("city", "=", "北京\x00"), set()),
-    (f("city", "contains", "\x00"), set()),
-    (f("city", "!=", "\x00"), {1, 2, 6}),
-    (f("city", "contains", "\n"), set()),
-    (f("city", "=", "𝒳𝓎🎉\u202e"), set()),
-    (f("tags", "matches_any", ["'; DROP TABLE members;--", '"]', "\x00"]), set()),
-    (f("tags", "matches_any", ['vip", "新客']), set()),
-    (f("attributes.note", "=", EVIL), {6}),
-    (f("attributes.x__y-z w", "=", "'"), set()),
-    (e("view", where=[f("sku", "=", EVIL)]), {2}),
-    (e("view", where=[f("sku", "=", "$1 {0} %s ? :name @x")]), set()),
-    (e("order", where=[f("category", "=", "coffee' OR 'a'='a")]), set()),
-    (f("city", "contains", ""), {1, 2, 6}),
-]
-CASES = [
-    *TEXTS,
-    *FLAGS_AND_TAGS,
-    *ATTRIBUTES,
-    *DATES,
-    *SCORES,
-    *CONSENTS,
-    *LOGIC,
-    *ORDERS,
-    *LINES,
-    *WINDOWS,
-    *BEHAVIOUR,
-    *LOYALTY_AND_MESSAGES,
-    *HOSTILE,
-]
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_rule_matches_whom_it_describes(small: Shop, case: Case) -> None:
+    assert run_case(small.engine, case) == case.expected
 
 
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    CASES,
-    ids=lambda value: json.dumps(value, ensure_ascii=True)[:100] if isinstance(value, dict) else "",
-)
-def test_a_rule_matches_whom_it_describes(small: Shop, rule: dict[str, Any], expected: set[int]) -> None:
-    assert matching(small, rule) == expected
-
-
-@pytest.mark.parametrize(("rule", "expected"), CASES[::7], ids=str)
-def test_count_and_matches_agree_with_the_members(
-    small: Shop, rule: dict[str, Any], expected: set[int]
-) -> None:
-    evaluator = small.evaluator(RULES)
-    found = evaluator.count(rule)
-    assert (found.count, found.total) == (len(expected), 5), "who is not there yet is not in the total"
-    assert found.sample == sorted(f"m{member}" for member in expected)
-    assert found.share == pytest.approx(len(expected) / 5)
+@pytest.mark.parametrize("case", CASES[::7], ids=lambda case: case.id)
+def test_count_and_matches_agree_with_the_members(small: Shop, case: Case) -> None:
+    evaluator = evaluator_of(small.engine)
+    found = evaluator.count(case.rule)
+    assert (found.count, found.total) == (len(case.expected), 5), "who is not there yet is not in the total"
+    assert found.sample == sorted(f"m{member}" for member in case.expected)
+    assert found.share == pytest.approx(len(case.expected) / 5)
     for member in (1, 4):
-        assert evaluator.matches(rule, member) is (member in expected)
+        assert evaluator.matches(case.rule, member) is (member in case.expected)
+
+
+def test_all_rules_in_one_query_answer_what_each_answers_alone(small: Shop) -> None:
+    evaluator = evaluator_of(small.engine)
+    for start in range(0, len(CASES), 60):
+        some = CASES[start : start + 60]
+        query = compile_many([case.rule for case in some], evaluator.moment, RULES.get)
+        table = evaluator.run(query)
+        ids = table.column("member_id").to_pylist()
+        for number, case in enumerate(some):
+            flags = table.column(f"b{number}").to_pylist()
+            assert {member for member, flag in zip(ids, flags, strict=True) if flag} == case.expected, case.id
+
+
+@pytest.mark.parametrize("case", CASES[::3], ids=lambda case: case.id)
+def test_the_explanation_agrees_and_its_parts_make_the_whole(small: Shop, case: Case) -> None:
+    evaluator = evaluator_of(small.engine)
+    for member in (1, 3):
+        found = evaluator.explain(case.rule, member)
+        assert (found.there, found.matched) == (True, member in case.expected)
+        assert bool(found.failing()) is not found.matched
+    assert evaluator.explain(case.rule, 4).there is False, "registered on the as-of day"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_rules_query_is_one_statement_that_reads_sane_for_spark(small: Shop, case: Case) -> None:
+    text = evaluator_of(small.engine).sql(case.rule)
+    statements = sqlglot.transpile(text, read="duckdb", write="spark")
+    assert len(statements) == 1
+    spark = sqlglot.parse_one(statements[0], read="spark")
+    assert isinstance(spark, exp.Query)
+    assert not list(spark.find_all(exp.Command, exp.Anonymous)), "a function that no dialect knows"
+    assert not any(isinstance(kind.this, str) for kind in spark.find_all(exp.DataType))
+
+
+def test_the_same_aggregate_is_computed_once_for_all_rules(small: Shop) -> None:
+    moment = evaluator_of(small.engine).moment
+    rules = [e("view", ">=", n, within={"last": "30d"}) for n in range(1, 20)]
+    text = compile_many(rules, moment).sql("duckdb")
+    assert text.count("COUNT(*)") == 1
+    assert text.count("FROM events") == 1
+
+
+def test_many_short_windows_get_a_scan_of_their_own_beside_a_long_one(small: Shop) -> None:
+    moment = evaluator_of(small.engine).moment
+    kinds = ("view", "cart", "buy", "wish")
+    rules = [e(kind, within={"last": "7d"}) for kind in kinds] + [e("view", ">=", 2)]
+    text = compile_many(rules, moment).sql("duckdb")
+    assert text.count("FROM events") == 2
+    assert compile_many(rules[:4], moment).sql("duckdb").count("FROM events") == 1
+
+
+def test_a_json_property_is_read_once_a_row_for_all_who_look_at_it(small: Shop) -> None:
+    moment = evaluator_of(small.engine).moment
+    rules = [e("view", where=[f("sku", "=", sku)]) for sku in "abcdefgh"]
+    assert compile_many(rules, moment).sql("duckdb").count("->>") == 1
 
 
 def test_every_field_operator_event_and_aggregate_is_in_the_table() -> None:
     """A new field, operator or event without a case here is one that nobody tried."""
-    text = json.dumps([rule for rule, _ in CASES])
+    text = json.dumps([case.rule for case in CASES])
     nodes: list[Any] = []
 
     def walk(node: Any) -> None:
@@ -333,9 +111,9 @@ def test_every_field_operator_event_and_aggregate_is_in_the_table() -> None:
         if isinstance(node, dict) and "op" in node:
             nodes.append(node)
 
-    walk([rule for rule, _ in CASES])
+    walk([case.rule for case in CASES])
     assert {node["event"] for node in nodes if "event" in node} >= set(EVENTS)
-    assert {node.get("aggregate") for node in nodes} >= {"sum", "avg", "min", "max", "distinct", "days_since"}
+    assert {node.get("aggregate") for node in nodes} >= set(AGGREGATES) - {"count"}
     untried = {name for name in FIELDS if f'"{name}"' not in text}
     assert untried <= {"province", "timezone", "has_wechat"}, "columns like their neighbours"
     assert {node["op"] for node in nodes} == {
@@ -381,6 +159,75 @@ def test_sums_of_money_are_exact(tmp_path: Path) -> None:
 
 
 def test_every_rule_of_the_table_has_words() -> None:
-    for rule, _ in CASES:
+    for case in CASES:
         for locale in ("en", "zh"):
-            assert in_words(rule, locale)
+            assert in_words(case.rule, locale)
+
+
+def test_a_what_if_engine_counts_rows_that_no_file_holds(small: Shop) -> None:
+    rows = [
+        {
+            "order_id": 99,
+            "member_id": 3,
+            "external_id": "x",
+            "ordered_at": small.rows["orders"][0]["ordered_at"],
+            "status": "paid",
+            "total_minor": 1,
+            "refunded_minor": 0,
+            "net_minor": 1,
+            "discount_minor": 0,
+        }
+    ]
+    schema = small.engine.replica.facts["orders"].schema
+    extra = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema)
+    engine = DuckEngine(small.engine.replica, extra={"orders": extra})
+    assert evaluator_of(engine).count(e("order")).count == 5
+    assert evaluator_of(small.engine).count(e("order")).count == 4
+
+
+def test_overlaps_are_counted_together(small: Shop) -> None:
+    count, others = evaluator_of(small.engine).overlap(e("order"), ["beijing", "either", "missing_city"])
+    assert count == 4
+    assert [(one.name, one.count, one.both) for one in others] == [
+        ("beijing", 1, 1), ("either", 2, 2), ("missing_city", 3, 3),
+    ]  # fmt: skip
+    assert (others[1].share_of_rule, others[1].share_of_segment) == (0.5, 1.0)
+
+
+def test_suggestions_are_the_commonest_values_first(small: Shop) -> None:
+    evaluator = evaluator_of(small.engine)
+
+    def told(name: str, **more: Any) -> list[tuple[str, int]]:
+        return [(one.value, one.number) for one in evaluator.suggestions(name, **more)]
+
+    assert told("tags", prefix="VIP") == [("vip", 1), ("vip2", 1)]
+    assert told("city", prefix="shang") == [("Shanghai", 1)]
+    assert told("attributes.level") == [("Gold", 1), ("gold", 1)]
+    assert told("sku", event="view", limit=1) == [("mug", 2)]
+    assert told("channel", event="order") == [("app", 1), ("web", 1)], "of the last 90 days alone"
+    assert told("city", prefix="' OR 1=1 --") == []
+
+
+def test_an_explanation_names_the_condition_that_fails_and_the_members_own_value(small: Shop) -> None:
+    rule = {
+        "all": [
+            {"segment": "buyers"},
+            {"any": [e("order", ">=", 3), f("city", "=", "Paris")]},
+            {"not": {"list": "vip"}},
+        ]
+    }
+    found = evaluator_of(small.engine).explain(rule, 1)
+    assert found.matched is False
+    assert [(one.path, one.words, one.value) for one in found.failing()] == [
+        ("all[1].any[0]", "has at least 3 orders", 2),
+        ("all[1].any[1]", "City is “Paris”", "北京"),
+        ("all[2].not", "is on the list “vip”", True),
+    ]
+    segment = found.rule.parts[0]
+    assert (segment.path, segment.matched, segment.parts[0].path) == (
+        "all[0]",
+        True,
+        "all[0].segment(buyers)/",
+    )
+    chinese = evaluator_of(small.engine).explain(rule, 1, "zh")
+    assert chinese.failing()[0].words == "有至少 3 笔订单"

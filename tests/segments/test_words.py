@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segments.words import in_words
-from tests.segments.rules_shop import e, f, last
+from tests.segments.rules_shop import e, f, last, since, steps, then, without
 
 WORDS = [
     (
@@ -60,6 +60,87 @@ WORDS = [
     (f("attributes.size", "=", "xl"), "attribute “size” is “xl”", "属性“size”为“xl”"),
     (f("attributes.size", "in", [1, 2]), "attribute “size” is 1 or 2", "属性“size”为 1 或 2"),
     ({"segment": "vip"}, "is in the segment “vip”", "属于人群“vip”"),
+    ({"not": {"segment": "vip"}}, "is not in the segment “vip”", "不属于人群“vip”"),
+    ({"list": "fair"}, "is on the list “fair”", "在名单“fair”中"),
+    ({"not": {"list": "fair"}}, "is not on the list “fair”", "不在名单“fair”中"),
+    (f("predictions.churn_risk", ">", 0.5), "Churn risk is over 0.5", "流失风险大于 0.5"),
+    (
+        steps("add_to_cart", without("order", "3d")),
+        "added to cart, then did not place an order within 3 days",
+        "加入购物车，之后 3 天内没有下单",
+    ),
+    (
+        steps("add_to_cart", without("order", "3d"), within=last(30)),
+        "added to cart, then did not place an order within 3 days, in the last 30 days",
+        "过去 30 天内加入购物车，之后 3 天内没有下单",
+    ),
+    (
+        steps("view", then("add_to_cart", "7d"), then("order", "1h"), within={"between": ["60d", "30d"]}),
+        "viewed, then added to cart within 7 days, then placed an order within 1 hour, "
+        "between 60 days ago and 30 days ago",
+        "60 天前至 30 天前之间浏览，之后在 7 天内加入购物车，之后在 1 小时内下单",
+    ),
+    (
+        steps("add_to_cart", without("share"), without("search"), "order"),
+        "added to cart, did not share in between, and did not search in between, then placed an order",
+        "加入购物车，其间没有分享，其间也没有搜索，之后下单",
+    ),
+    (
+        steps(then("view", where=[f("sku", "=", "mug")]), without("order", "1d"), without("quiz", "2d")),
+        "viewed (“sku” is “mug”), then did not place an order within 1 day, "
+        "and did not do “quiz” within 2 days",
+        "浏览（“sku”为“mug”），之后 1 天内没有下单，并且 2 天内没有发生“quiz”",
+    ),
+    (
+        {"all": [steps("quiz", "order", within={"before": "2026-01-02"}), f("city", "=", "x")]},
+        "(did “quiz”, then placed an order, before 2026-01-02) and City is “x”",
+        "（2026-01-02 之前发生“quiz”，之后下单）且城市为“x”",
+    ),
+    (
+        e("view", ">=", 2, within=since("order")),
+        "has at least 2 “view” events after they last placed an order",
+        "上次下单之后有至少 2 次“view”事件",
+    ),
+    (
+        e("order", within=since("coupon_redeemed", which="first", limit="7d")),
+        "has at least 1 order in the 7 days after they first redeemed a coupon",
+        "首次核销优惠券之后的 7 天内有至少 1 笔订单",
+    ),
+    (
+        e("view", "=", 0, within=since("order", limit="12h", where=[f("amount", ">", 50)])),
+        "has no “view” events in the 12 hours after they last placed an order (amount is over 50)",
+        "上次下单（金额大于 50）之后的 12 小时内没有“view”事件",
+    ),
+    (
+        e("order", within={"before": "30d"}),
+        "has at least 1 order more than 30 days ago",
+        "30 天以前有至少 1 笔订单",
+    ),
+    (
+        e("order", within={"last": "12h"}),
+        "has at least 1 order in the last 12 hours",
+        "过去 12 小时内有至少 1 笔订单",
+    ),
+    (
+        e("order", "in_last", "30d", aggregate="first"),
+        "date of the first order is in the last 30 days",
+        "首次订单的日期在过去 30 天内",
+    ),
+    (
+        e("order", "<", "2026-01-02", aggregate="last"),
+        "date of the last order is before 2026-01-02",
+        "最近一次订单的日期早于 2026-01-02",
+    ),
+    (
+        e("order", "=", "app", aggregate="last", of="channel", within=last(90)),
+        "channel of the last order in the last 90 days is “app”",
+        "过去 90 天内最近一次订单的渠道为“app”",
+    ),
+    (
+        e("view", "is_not_set", None, aggregate="first", of="properties.sku"),
+        "“sku” of the first “view” event is not known",
+        "首次“view”事件的“sku”未知",
+    ),
     (e("order"), "has at least 1 order", "有至少 1 笔订单"),
     (e("order", "=", 0, within=last(30)), "has no orders in the last 30 days", "过去 30 天内没有订单"),
     (e("order", "=", 1), "has exactly 1 order", "有恰好 1 笔订单"),

@@ -30,6 +30,9 @@ ADDRESSES = (
     "/segments/predictions",
     "/segments/lifecycle?days=90",
     "/segments/new",
+    "/segments/lists",
+    "/segments/lists?archived=1",
+    "/segments/lists/new",
     "/campaigns",
     "/campaigns?state=draft",
     "/campaigns/new",
@@ -112,6 +115,7 @@ def test_every_list_of_an_empty_shop_renders_and_says_what_to_do(empty_shop: Sho
             "/members",
             "/segments",
             "/segments/rfm",
+            "/segments/lists",
             "/campaigns",
             "/loyalty",
             "/channels",
@@ -126,7 +130,7 @@ def test_every_chart_has_its_figures_in_a_table_with_headers(any_shop: Shop) -> 
     for address in (
         "/",
         "/segments/lifecycle",
-        "/segments/dormant-buyers",
+        "/segments/dormant-buyers/history",
         "/campaigns/spring-win-back",
         "/results/1",
     ):

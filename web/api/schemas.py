@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from segments.evaluate import MAX_SAMPLE
 
 MAX_ROWS = 1_000
 MAX_CODES = 1_000
@@ -171,6 +173,21 @@ class BalanceOut(BaseModel):
     pending: int
     debt: int
     next_expiry: datetime | None
+
+
+class RuleIn(Body):
+    """A rule, as the builder shows it under “The same rule as JSON”."""
+
+    rule: Any
+    sample: int = Field(20, ge=0, le=MAX_SAMPLE, strict=True, description="How many members to name")
+    as_of: date | None = Field(None, description="Where it is left out, today counts too")
+
+
+class RuleCountOut(BaseModel):
+    count: int
+    total: int = Field(description="Members who were there as of the date")
+    share: float
+    sample: list[str] = Field(description="Ids of the shop")
 
 
 class ErrorDetail(BaseModel):

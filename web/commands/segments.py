@@ -12,6 +12,7 @@ from core.errors import InvalidInput
 from segments import evaluate
 from segments import segments as store
 from segments.facts import open_engine
+from segments.rules import MAX_DEPTH
 from segments.words import in_words
 from web.commands.common import answer, json_option, open_installation, parse_day, read_json
 
@@ -57,7 +58,14 @@ def show(name: str, as_json: bool) -> None:
 def _rule(session: Any, name: str | None, rule: str | None) -> Any:
     if (name is None) == (rule is None):
         raise click.UsageError("Give the NAME of a segment, or --rule FILE.")
-    return read_json(rule) if rule is not None else store.by_name(session, name or "").rule
+    if rule is None:
+        return store.by_name(session, name or "").rule
+    try:
+        return read_json(rule)
+    except RecursionError:
+        raise InvalidInput(
+            f"{rule} is nested too deeply; conditions nest at most {MAX_DEPTH} levels."
+        ) from None
 
 
 @group.command()

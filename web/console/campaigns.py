@@ -22,12 +22,13 @@ from core.errors import HuiliuError, InvalidInput
 from web import builder, context, users, work
 from web.console import campaign_form, readouts
 from web.console.channels import member_view
-from web.console.segments import rule_in_words
+from web.console.rules import rule_in_words
 from web.context import actor, reading, require, writing
 from web.forms import Form
 from web.paging import wanted
 from web.queries import campaigns as queries
 from web.queries import events as event_queries
+from web.queries import lists as list_queries
 from web.queries import loyalty as loyalty_queries
 from web.queries import members as member_queries
 from web.queries import segments as segment_queries
@@ -70,7 +71,7 @@ def _edit_page(form: Form, campaign: Campaign | None, code: int = 200) -> tuple[
             most_variants=MOST_VARIANTS,
             quiet_modes=campaign_form.QUIET_MODES,
             variant_names=campaign_form.VARIANT_NAMES,
-            options_json=builder.options(segments, event_queries.kinds(session)),
+            options_json=builder.options(segments, event_queries.kinds(session), list_queries.names(session)),
         ),
         code,
     )

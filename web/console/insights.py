@@ -8,7 +8,9 @@ no script.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from flask import Blueprint, abort, make_response, render_template, request, url_for
@@ -23,6 +25,7 @@ from segments.scores import SNAPSHOT, snapshot_path
 from web import context, i18n
 from web.console import insight_forms as forms
 from web.console import insight_pictures as pictures
+from web.console import lists
 from web.context import reading, require
 from web.forms import Form
 from web.paging import PAGE_ROWS, Page, offset, wanted
@@ -132,16 +135,7 @@ def moves_members() -> str:
     if asked is None or not form.ok:
         abort(404)
     number = wanted()
-    ids = moves.members(
-        context.console().engine(),
-        asked.column,
-        asked.before,
-        asked.after,
-        source,
-        target,
-        rows=PAGE_ROWS + 1,
-        skip=offset(number),
-    )
+    ids = _moved(asked, source, target, PAGE_ROWS + 1, offset(number))
     latest = queries.latest(reading())
     return render_template(
         "insights/members.html",
@@ -155,7 +149,38 @@ def moves_members() -> str:
         page=_members_page(ids, number),
         rule=_cell_rule(asked, source, target) if latest and latest.as_of == asked.after else None,
         gone=target == moves.ABSENT,
+        make_list=url_for("insights.moves_list", source=source, target=target, **_dates(asked)),
+        list_name=_list_name(source, target, asked.after),
     )
+
+
+def _moved(
+    asked: forms.Compared, source: str, target: str, rows: int | None = None, skip: int = 0
+) -> list[int]:
+    """Ids of the members of a cell; all of them without ``rows``."""
+    engine = context.console().engine()
+    return moves.members(
+        engine, asked.column, asked.before, asked.after, source, target, rows=rows, skip=skip
+    )
+
+
+@bp.post("/moves/members/list")
+@require(Permission.EDIT)
+def moves_list() -> Response:
+    """A list of everybody in one cell of the matrix."""
+    form = _form()
+    asked = forms.read_moves(form, moves.available(context.console().engine()))
+    source, target = form.text("source", required=True), form.text("target", required=True)
+    if asked is None or not form.ok:
+        abort(404)
+    what = f"{source} → {target}, {asked.before} – {asked.after}"
+    return lists.make_of(_moved(asked, source, target), f"moves:{what}", Form(request.form))
+
+
+def _list_name(first: str, second: str, day: date) -> str:
+    """The name that a list of found members is offered."""
+    plain = re.sub(r"[^a-z0-9]+", "-", f"{first}-{second}".lower()).strip("-")
+    return f"{plain[:70]}-{day:%Y%m%d}"
 
 
 def _dates(asked: forms.Compared) -> dict[str, Any]:
@@ -332,7 +357,24 @@ def funnels_members() -> str:
         page=_members_page(ids, number),
         rule=None,
         gone=False,
+        make_list=url_for("insights.funnels_list", **query, at=at, dropped=int(dropped)),
+        list_name=_list_name("lost-at" if dropped else "got-to", asked.steps[at], as_of.day),
     )
+
+
+@bp.post("/funnels/members/list")
+@require(Permission.EDIT)
+def funnels_list() -> Response:
+    """A list of everybody who got to a step, or no further than it."""
+    _, asked = _funnels()
+    at, dropped = request.args.get("at", 0, type=int), request.args.get("dropped") == "1"
+    if asked is None or not 0 <= at < len(asked.steps):
+        abort(404)
+    ids = funnels.members(
+        context.console().engine(), asked, forms.as_of().instant, at, dropped=dropped, rows=None
+    )
+    what = f"{' → '.join(asked.steps)}: {'no further than' if dropped else 'got to'} {asked.steps[at]}"
+    return lists.make_of(ids, f"funnel:{what}", Form(request.form))
 
 
 # Paths

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask_babel import gettext
 from werkzeug.wrappers import Response
 
-from core.errors import Conflict, HuiliuError, InvalidInput
+from core.errors import Conflict, InvalidInput
 from segments import segments as saved
-from segments.evaluate import evaluator
-from segments.models import Refresh, Segment
+from segments.models import Refresh, Segment, SegmentVersion
 from segments.rules import validate
-from segments.words import in_words
 from web import builder, charts, context, i18n
+from web.console.rules import RULE_LIMIT, Problem, as_of, count_of, problem_of, rule_in_words
 from web.context import actor, reading, require, writing
 from web.forms import Form
 from web.queries import events as event_queries
+from web.queries import lists as list_queries
 from web.queries import members as member_queries
 from web.queries import segments as queries
 from web.roles import Permission
+from web.rule_diff import Line, diff
 from web.words import word
 
 bp = Blueprint("segments", __name__, url_prefix="/segments")
 SAMPLE = 20
 PERIODS = (7, 30, 90, 365)
-RULE_LIMIT = 100_000
+COMPARED = 30
+"""Versions whose changes are spelt out."""
 EXAMPLE = {
     "all": [
         {"field": "lifecycle", "op": "in", "value": ["dormant", "churned"]},
@@ -41,21 +44,14 @@ EXAMPLE = {
 def index() -> str:
     session = reading()
     archived = request.args.get("archived") == "1"
+    rows = queries.rows(session, archived=archived)
     return render_template(
         "segments/index.html",
-        rows=queries.rows(session, archived=archived),
+        rows=rows,
         archived=archived,
         latest=queries.latest(session),
-        words={row.name: rule_in_words(row.rule) for row in queries.rows(session, archived=archived)},
+        words={row.name: rule_in_words(row.rule) for row in rows},
     )
-
-
-def rule_in_words(rule: Any) -> str:
-    """A rule as a sentence; a rule that is not valid any more as its reason."""
-    try:
-        return in_words(rule, i18n.content_locale())
-    except HuiliuError as error:
-        return str(error)
 
 
 def _segment(name: str) -> Segment:
@@ -68,8 +64,7 @@ def page(name: str) -> str:
     session = reading()
     segment = _segment(name)
     latest = queries.latest(session)
-    counted, error = _count(segment.rule)
-    sizes = queries.sizes(session, name)
+    counted, problem = count_of(segment.rule, SAMPLE)
     campaigns, others = queries.used_by(session, name)
     return render_template(
         "segments/page.html",
@@ -77,78 +72,64 @@ def page(name: str) -> str:
         words=rule_in_words(segment.rule),
         json=json.dumps(segment.rule, ensure_ascii=False, indent=2),
         counted=counted,
-        error=error,
+        problem=problem,
         sample=member_queries.of_ids(session, counted.sample) if counted else [],
-        sizes=_sizes_chart(sizes) if len(sizes) > 1 else None,
         moves=(latest.segments.get(name) if latest else None),
         latest=latest,
         campaigns=campaigns,
         others=others,
-        versions=[(one, rule_in_words(one.rule)) for one in saved.versions(session, segment)],
+        versions=_versions(saved.versions(session, segment)),
+        history=member_queries.history(session, "segment", name),
+        as_of=as_of(),
+        freeze=_freeze_form(segment),
     )
 
 
-def _count(rule: Any) -> tuple[Any, str | None]:
-    """(Count, None), or (None, why not)."""
-    session, console = reading(), context.console()
-    latest = queries.latest(session)
-    day = latest.as_of if latest else context.now().astimezone(console.settings.zone).date()
-    try:
-        return evaluator(session, console.engine(), console.settings, day).count(rule, SAMPLE), None
-    except InvalidInput as error:
-        return None, str(error)
+@dataclass(frozen=True)
+class Version:
+    """A version, and what it changed: None for the first one."""
+
+    one: SegmentVersion
+    words: str
+    changed: list[Line] | None
 
 
-def _sizes_chart(sizes: list[tuple[Any, int]]) -> charts.Chart:
-    return charts.over(
-        "sizes",
-        gettext("Members in the segment"),
-        [i18n.day(day, "short") for day, _ in sizes],
-        [charts.Series(gettext("Members"), [count for _, count in sizes], mark="line")],
-        heading=gettext("As of"),
-        base=gettext(
-            "%(count)s refreshes, the last on %(day)s", count=len(sizes), day=i18n.day(sizes[-1][0])
-        ),
-        size="s",
-    )
-
-
-@bp.post("/count")
-@require(Permission.VIEW)
-def count() -> str:
-    """The live count beside the editor: evaluates a rule that is not saved; writes nothing."""
-    form = Form(request.form)
-    rule = form.json("rule") if len(request.form.get("rule", "")) <= RULE_LIMIT else None
-    if rule is None:
-        return render_template(
-            "segments/count.html", counted=None, error=form.errors.get("rule"), words="", sample=[]
+def _versions(found: list[SegmentVersion]) -> list[Version]:
+    """The newest first; only the newest are compared, a long history costs no more than a short one."""
+    locale = i18n.content_locale()
+    return [
+        Version(
+            one,
+            rule_in_words(one.rule),
+            diff(found[place + 1].rule, one.rule, locale)
+            if place + 1 < len(found) and place < COMPARED
+            else None,
         )
-    counted, error = _count(rule)
-    sample = member_queries.of_ids(reading(), counted.sample[:5]) if counted else []
-    return render_template(
-        "segments/count.html",
-        counted=counted,
-        error=error,
-        words="" if error else rule_in_words(rule),
-        sample=sample,
-    )
+        for place, one in enumerate(found)
+    ]
 
 
-def _edit_page(form: Form, name: str | None, code: int = 200) -> tuple[str, int]:
+def _freeze_form(segment: Segment) -> dict[str, str]:
+    """The name and title that a frozen list is offered."""
+    day = as_of()
+    return {
+        "name": f"{segment.name[:70]}-{day:%Y%m%d}",
+        "title": gettext("%(title)s on %(day)s", title=segment.title, day=i18n.day(day))[:200],
+    }
+
+
+def _edit_page(
+    form: Form, name: str | None, code: int = 200, problem: Problem | None = None
+) -> tuple[str, int]:
     session = reading()
     others = [pair for pair in queries.names(session) if pair[0] != name]
-    text = form.value("rule")
-    try:
-        words = rule_in_words(json.loads(text))
-    except ValueError:
-        words = ""
     return (
         render_template(
             "segments/edit.html",
             form=form,
             name=name,
-            words=words,
-            options_json=builder.options(others, event_queries.kinds(session)),
+            problem=problem,
+            options_json=builder.options(others, event_queries.kinds(session), list_queries.names(session)),
         ),
         code,
     )
@@ -157,7 +138,9 @@ def _edit_page(form: Form, name: str | None, code: int = 200) -> tuple[str, int]
 @bp.get("/new")
 @require(Permission.EDIT)
 def create() -> Any:
-    """An empty editor, or one with the rule of a grid cell (``?rule=``)."""
+    """The editor with an example, the rule of a grid cell (``?rule=``), or another segment's (``?copy=``)."""
+    if request.args.get("copy"):
+        return _edit_page(_copy_of(_segment(request.args["copy"])), None)
     rule: Any = EXAMPLE
     wish = request.args.get("rule", "")
     if wish and len(wish) <= RULE_LIMIT:
@@ -174,6 +157,17 @@ def create() -> Any:
         }
     )
     return _edit_page(form, None)
+
+
+def _copy_of(segment: Segment) -> Form:
+    return Form(
+        {
+            "title": gettext("Copy of %(title)s", title=segment.title)[:200],
+            "name": f"{segment.name[:75]}-copy",
+            "description": segment.description,
+            "rule": json.dumps(segment.rule, ensure_ascii=False, indent=2),
+        }
+    )
 
 
 @bp.get("/<name>/edit")
@@ -215,7 +209,7 @@ def edit_post(name: str) -> Any:
 def _save(form: Form, name: str, editing: str | None) -> Any:
     title = form.text("title", required=True)
     description = form.text("description", limit=2000)
-    rule = form.json("rule")
+    rule, problem = form.json("rule"), None
     if rule is None:
         form.error("rule", gettext("This is needed."))
     if form.ok:
@@ -231,11 +225,15 @@ def _save(form: Form, name: str, editing: str | None) -> Any:
                     now=context.now(),
                 )
         except InvalidInput as error:
-            form.error(error.field if error.field in ("name", "title") else "rule", str(error))
+            if error.field in ("name", "title"):
+                form.error(error.field, str(error))
+            else:
+                problem = problem_of(rule, error)
+                form.error("rule", problem.text)
         except Conflict as error:
             form.error("name", str(error))
     if not form.ok:
-        return _edit_page(form, editing, 422)
+        return _edit_page(form, editing, 422, problem)
     flash(
         gettext("Saved. Its members are found at the next refresh; campaigns use the rule at once."),
         "success",
@@ -258,6 +256,28 @@ def restore(name: str) -> Response:
     with writing() as session:
         saved.restore(session, name, actor(), context.now())
     flash(gettext("Restored."), "success")
+    return redirect(url_for("segments.page", name=name), 303)
+
+
+@bp.post("/<name>/versions/<int:number>/restore")
+@require(Permission.EDIT)
+def restore_version(name: str, number: int) -> Response:
+    """Have the rule of an earlier version again, as a new version."""
+    with writing() as session:
+        segment = saved.by_name(session, name)
+        old = session.get(SegmentVersion, (segment.id, number))
+        if old is None:
+            abort(404)
+        saved.save(
+            session,
+            name=name,
+            title=segment.title,
+            description=segment.description,
+            rule=old.rule,
+            by=actor(),
+            now=context.now(),
+        )
+    flash(gettext("The rule is as it was in version %(number)s.", number=number), "success")
     return redirect(url_for("segments.page", name=name), 303)
 
 

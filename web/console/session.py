@@ -32,7 +32,13 @@ class Entry:
     current: bool
 
 
-AREAS = {"scoring": "settings", "insights": "segments", "predictions": "segments"}
+AREAS = {
+    "scoring": "settings",
+    "insights": "segments",
+    "predictions": "segments",
+    "rules": "segments",
+    "lists": "segments",
+}
 """Entry of the rail that a blueprint's pages belong to, where it is not called like one."""
 
 

@@ -15,7 +15,6 @@ from core.warehouse.engine import DuckEngine
 from segments.models import Refresh, Segment, StageChange
 from segments.scores import SNAPSHOT, SNAPSHOT_SCHEMA, snapshot_path
 
-HISTORY = 90
 CAMPAIGNS_LOOKED_AT = 1000
 
 
@@ -85,15 +84,6 @@ def names(session: Session) -> list[tuple[str, str]]:
         sa.select(Segment.name, Segment.title).where(Segment.archived_at.is_(None)).order_by(Segment.title)
     )
     return [(row.name, row.title) for row in session.execute(query)]
-
-
-def sizes(session: Session, name: str) -> list[tuple[date, int]]:
-    """A segment's size at each refresh, oldest first."""
-    query = sa.select(Refresh.as_of, Refresh.segments).order_by(Refresh.as_of.desc()).limit(HISTORY)
-    found = [
-        (row.as_of, row.segments[name]["count"]) for row in session.execute(query) if name in row.segments
-    ]
-    return found[::-1]
 
 
 def used_by(session: Session, name: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

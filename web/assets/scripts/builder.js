@@ -1,279 +1,238 @@
 // The rule builder: a tree of conditions over the same JSON that the text field beside it holds.
+import { brokenAt, button, choice, icon, iconButton, make, useIcons } from "./builder-dom.js";
+import { MARKS, eventLeaf, fieldLeaf, namedLeaf, sequenceLeaf } from "./builder-leaves.js";
+import { asSaved, below, isGroup, isObject, newEvent, newField, newSequence, peel, state, take } from "./builder-model.js";
+
 const host = document.querySelector("#builder");
-const options = host && JSON.parse(document.getElementById(host.dataset.options).textContent);
 const target = host && document.querySelector(`[name="${host.dataset.target}"]`);
-const words = options?.words;
-let rule;
+const JSON_WAIT_MS = 250;
+let refused = null; // what the server refused to save: shown in red until it is gone
+let problem = null;
+let writing = false;
 
-function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [key, value] of Object.entries(properties)) {
-    if (key === "on") for (const [name, handler] of Object.entries(value)) element.addEventListener(name, handler);
-    else if (key.startsWith("aria") || key === "list") element.setAttribute(key.replace("aria", "aria-").toLowerCase(), value);
-    else element[key] = value;
+// --- the tree --------------------------------------------------------------------
+
+function draw() {
+  host.replaceChildren(drawNode(state.rule, { id: "r", path: "", put: (next) => { state.rule = next; }, root: true }));
+  showProblem();
+}
+
+// `place`: id (where it stands on the page), path (where it stands in the JSON), put and drop, move.
+function drawNode(node, place) {
+  const peeled = peel(node, place.path);
+  const write = (inner, negated) => { place.put(negated ? { not: inner } : inner); };
+  const inner = { ...place, path: peeled.path, put: (next) => write(next, peeled.negated) };
+  return isGroup(peeled.inner)
+    ? drawGroup(peeled.inner, peeled.negated, write, inner) : drawLeaf(peeled.inner, peeled.negated, write, inner);
+}
+
+function drawGroup(node, negated, write, place) {
+  const words = state.words;
+  const key = node.all ? "all" : "any";
+  const children = node[key];
+  const kinds = [["all", words.all], ["any", words.any], ["notAny", words.notAny], ["notAll", words.notAll]];
+  const kind = negated ? { all: "notAll", any: "notAny" }[key] : key;
+  const pick = choice(words.groupKind, kinds, kind, (next) => {
+    const bare = { all: "all", any: "any", notAny: "any", notAll: "all" }[next];
+    if (place.root) state.wrapped = false;
+    write({ [bare]: children }, next.startsWith("not"));
+    state.changed();
+  }, { at: `${place.id}:kind` });
+  const head = make("div", { className: "group-head" }, pick, acts(place, { [key]: children }, negated));
+  const list = make("ol", { className: "conditions" }, ...children.map((child, index) => make("li", {},
+    index ? make("span", { className: "joiner", textContent: key === "all" ? words.and : words.or }) : null,
+    drawNode(child, childPlace(children, index, key, place)))));
+  const empty = children.length ? null : make("p", { className: "muted small", textContent: words.emptyGroup });
+  return make("div", {
+    className: `group of-${key}${negated ? " is-not" : ""}`, role: "group", "aria-label": kinds.find(([name]) => name === kind)[1], data: { node: "", path: place.path },
+  }, head, list, empty, adders(children, key, place));
+}
+
+function childPlace(children, index, key, place) {
+  const alone = place.root && state.wrapped && children.length === 1;
+  const siblings = { children, index, id: place.id };
+  return {
+    id: `${place.id}.${index}`,
+    path: alone ? "" : below(place.path, `${key}[${index}]`),
+    put: (next) => { children[index] = next; },
+    siblings,
+    outer: place.siblings,
+  };
+}
+
+function adders(children, key, place) {
+  const { words, options } = state;
+  const add = (make_, at) => () => {
+    children.push(make_());
+    state.changed({ at: `${place.id}.${children.length - 1}:${at}` });
+  };
+  const one = (text, mark, make_, at) => button(text, add(make_, at), { extra: "btn-add", mark, at: `${place.id}:add-${at}` });
+  const other = key === "all" ? "any" : "all";
+  return make("div", { className: "group-add" },
+    one(words.addField, MARKS.field, newField, "field"),
+    one(words.addEvent, MARKS.event, newEvent, "event"),
+    one(words.addSequence, MARKS.sequence, newSequence, "sequence"),
+    options.segments.length ? one(words.addSegment, MARKS.segment, () => ({ segment: options.segments[0][0] }), "segment") : null,
+    options.lists?.length ? one(words.addList, MARKS.list, () => ({ list: options.lists[0][0] }), "list") : null,
+    one(words.addGroup, "parentheses", () => ({ [other]: [newField()] }), "kind"));
+}
+
+const LEAVES = { field: fieldLeaf, event: eventLeaf, sequence: sequenceLeaf, segment: namedLeaf, list: namedLeaf };
+
+function drawLeaf(node, negated, write, place) {
+  const { words } = state;
+  const kind = isObject(node) ? Object.keys(LEAVES).find((name) => name in node) : undefined;
+  const sound = kind !== undefined && (kind !== "sequence" || (Array.isArray(node.sequence) && node.sequence.every(isObject)));
+  const not = make("button", {
+    type: "button", className: "not-switch", textContent: words.not, title: words.negate, "aria-pressed": String(negated), data: { at: `${place.id}:not` },
+    on: { click: () => { write(node, !negated); state.changed(); } },
+  });
+  const body = make("div", { className: "leaf-body" });
+  if (!sound) body.append(make("div", { className: "line" }, make("code", { textContent: JSON.stringify(node) })), make("p", { className: "muted small", textContent: words.raw }));
+  else if (LEAVES[kind] === namedLeaf) body.append(...namedLeaf(node, kind, place));
+  else body.append(...LEAVES[kind](node, place));
+  return make("div", { className: `leaf of-${kind ?? "raw"}${negated ? " is-not" : ""}`, data: { node: "", path: place.path } },
+    make("div", { className: "leaf-mark" }, icon(MARKS[kind] ?? "code"), not), body, acts(place, node, negated));
+}
+
+// --- moving, copying, removing -----------------------------------------------------
+
+function acts(place, node, negated) {
+  const { words } = state;
+  if (!place.siblings) return null;
+  const { children, index, id } = place.siblings;
+  const outer = place.outer;
+  const move = (step) => {
+    const [one] = children.splice(index, 1);
+    if (index + step >= 0 && index + step <= children.length) {
+      children.splice(index + step, 0, one);
+      state.changed({ at: `${id}.${index + step}:${step < 0 ? "up" : "down"}` });
+    } else { // out of the group, to before or after it
+      const to = outer.index + (step < 0 ? 0 : 1);
+      outer.children.splice(to, 0, one);
+      state.changed({ at: `${outer.id}.${to}:${step < 0 ? "up" : "down"}` });
+    }
+  };
+  const copy = () => {
+    children.splice(index + 1, 0, structuredClone(negated ? { not: node } : node));
+    state.changed({ at: `${id}.${index + 1}:copy` });
+  };
+  const remove = () => {
+    children.splice(index, 1);
+    state.changed({ at: children.length ? `${id}.${Math.min(index, children.length - 1)}:remove` : `${id}:add-field` });
+  };
+  const own = (name) => ({ at: `${place.id}:${name}` });
+  return make("div", { className: "acts" },
+    iconButton("arrow-up", words.up, () => move(-1), { ...own("up"), disabled: index === 0 && !outer }),
+    iconButton("arrow-down", words.down, () => move(1), { ...own("down"), disabled: index === children.length - 1 && !outer }),
+    iconButton("copy", words.copy, copy, own("copy")),
+    iconButton("trash", words.remove, remove, own("remove")));
+}
+
+// --- what is wrong, beside its place -------------------------------------------------
+
+const covers = (path, wanted) => path === "" || path === wanted || (wanted.startsWith(path) && ".[".includes(wanted[path.length]));
+
+function elementAt(path) {
+  const found = [...host.querySelectorAll("[data-path]")].filter((element) => covers(element.dataset.path, path));
+  return found.reduce((best, one) => (best && best.dataset.path.length >= one.dataset.path.length ? best : one), null);
+}
+
+const isEmpty = (element) => (element.matches(".chips") ? !element.querySelector(".chip") : element.matches("input") && !element.value);
+
+function showProblem() {
+  for (const old of host.querySelectorAll(".node-problem")) old.remove();
+  for (const old of host.querySelectorAll(".is-invalid, .is-wanting")) {
+    old.classList.remove("is-invalid", "is-wanting");
+    old.removeAttribute("aria-invalid");
+    old.removeAttribute("aria-describedby");
   }
-  element.append(...children.filter((child) => child != null));
-  return element;
+  if (!problem || problem.path === "json") return;
+  const element = elementAt(problem.path);
+  if (!element) return;
+  const bad = refused !== null && refused.path === problem.path && refused.text === problem.text;
+  const control = element.matches("input, select, .chips") ? element : null;
+  control?.classList.add(bad ? "is-invalid" : "is-wanting");
+  if (!bad && control && isEmpty(control)) return; // not filled in yet: no reason to shout
+  const line = make("p", { className: `node-problem ${bad ? "is-bad" : "is-watch"}`, id: "node-problem" }, icon("alert-triangle"), problem.text);
+  const field = control?.matches(".chips") ? control.querySelector("input") : control;
+  field?.setAttribute("aria-invalid", "true");
+  field?.setAttribute("aria-describedby", "node-problem");
+  const node = element.closest("[data-node]");
+  (node.querySelector(":scope > .leaf-body") ?? node).append(line);
 }
 
-const button = (text, handler, extra = "") =>
-  make("button", { type: "button", className: `btn btn-s ${extra}`, textContent: text, on: { click: handler } });
+// --- the text field -------------------------------------------------------------------
 
-function choice(label, pairs, value, handler) {
-  const select = make("select", { className: "form-select", ariaLabel: label, on: { change: () => handler(select.value) } });
-  for (const [key, title] of pairs) select.append(make("option", { value: key, textContent: title, selected: key === value }));
-  if (!pairs.some(([key]) => key === value)) select.prepend(make("option", { value: value ?? "", textContent: value ?? "…", selected: true }));
-  return select;
-}
-
-function input(label, value, handler, type = "text", placeholder = "") {
-  const field = make("input", { className: "form-control", type, ariaLabel: label, placeholder, value: value ?? "" });
-  if (type === "number") field.step = "any";
-  field.addEventListener("input", () => handler(field.value));
-  return field;
-}
-
-// --- state -----------------------------------------------------------------
-
-function changed(redraw = true) {
-  target.value = JSON.stringify(rule, null, 2);
-  target.dispatchEvent(new Event("input", { bubbles: true }));
-  if (redraw) draw();
+function recount() {
   document.querySelector("#recount")?.dispatchEvent(new Event("rulechange"));
 }
 
-const isGroup = (node) => node && (Array.isArray(node.all) || Array.isArray(node.any));
-const fieldOf = (name) => options.fields.find((field) => field.name === name);
-const eventOf = (name) => options.events.find((event) => event.name === name);
-const number = (text) => (text.trim() !== "" && Number.isFinite(Number(text)) ? Number(text) : text);
-
-function typed(text, type) {
-  if (type === "number") return number(text);
-  if (type === "flag") return text === "true";
-  return type ? text : number(text);
-}
-
-function defaultValue(op, type) {
-  if (op === "is_set" || op === "is_not_set") return undefined;
-  if (["in_last", "in_next", "anniversary_in"].includes(op)) return "30d";
-  const one = type === "number" ? 1 : type === "flag" ? true : type === "date" ? new Date().toISOString().slice(0, 10) : "";
-  if (op === "between") return [one, one];
-  if (["in", "not_in", "matches_any"].includes(op)) return [];
-  return one;
-}
-
-// --- drawing ---------------------------------------------------------------
-
-function draw() {
-  host.replaceChildren(drawNode(rule, (next) => { rule = next; }, null));
-}
-
-// `put` writes a node back into its parent; `drop` takes it out (null: it is the root).
-function drawNode(node, put, drop, negated = false) {
-  if (node && "not" in node && Object.keys(node).length === 1) {
-    return drawNode(node.not, (next) => { node.not = next; }, drop, { off: () => { put(node.not); changed(); } });
-  }
-  const not = {
-    on: Boolean(negated),
-    flip: negated ? negated.off : () => { put({ not: node }); changed(); },
-  };
-  const element = isGroup(node) ? drawGroup(node, put, drop, not) : drawLeaf(node, drop, not);
-  element.classList.toggle("negated", not.on);
-  return element;
-}
-
-function notSwitch(not) {
-  const box = button(words.not, not.flip, not.on ? "btn-bad" : "btn-quiet");
-  box.setAttribute("aria-pressed", String(not.on));
-  return box;
-}
-
-function drawGroup(node, put, drop, not) {
-  const key = node.all ? "all" : "any";
-  const children = node[key];
-  const kind = choice(words.all, [["all", words.all], ["any", words.any]], key, (next) => { put({ [next]: children }); changed(); });
-  const head = make("div", { className: "toolbar" }, kind, notSwitch(not));
-  if (drop) head.append(make("span", { className: "grow" }), button(words.remove, drop, "btn-quiet"));
-  const group = make("div", { className: "group" }, head);
-  children.forEach((child, index) => {
-    group.append(drawNode(child, (next) => { children[index] = next; }, () => { children.splice(index, 1); changed(); }));
-  });
-  const add = (next) => { children.push(next); changed(); };
-  const first = options.fields[0];
-  group.append(make("div", { className: "toolbar" },
-    button(`+ ${words.addField}`, () => add({ field: first.name, op: first.choices.length ? "in" : "=", value: [] })),
-    button(`+ ${words.addEvent}`, () => add({ event: options.events[0].name, aggregate: "count", op: ">=", value: 1, within: { last: "90d" } })),
-    options.segments.length ? button(`+ ${words.addSegment}`, () => add({ segment: options.segments[0][0] })) : null,
-    button(`+ ${words.addGroup}`, () => add({ any: [] })),
-  ));
-  return group;
-}
-
-function drawLeaf(node, drop, not) {
-  const leaf = make("div", { className: "leaf" }, notSwitch(not));
-  if (node && "field" in node) drawField(leaf, node);
-  else if (node && "event" in node) drawEvent(leaf, node);
-  else if (node && "segment" in node) {
-    leaf.append(make("span", { textContent: words.addSegment }),
-      choice(words.segment, options.segments, node.segment, (next) => { node.segment = next; changed(); }));
-  } else leaf.append(make("code", { textContent: JSON.stringify(node) }));
-  if (drop) leaf.append(make("span", { className: "end" }, button(words.remove, drop, "btn-quiet")));
-  return leaf;
-}
-
-function drawField(leaf, node) {
-  const attribute = node.field.startsWith("attributes.");
-  const field = fieldOf(node.field);
-  const pairs = options.fields.map((one) => [one.name, one.title]).concat([["attributes.", words.attribute]]);
-  leaf.append(choice(words.field, pairs, attribute ? "attributes." : node.field, (next) => {
-    const found = fieldOf(next);
-    node.field = next;
-    node.op = found?.choices.length ? "in" : found ? options.operators[found.type][0] : "=";
-    node.value = defaultValue(node.op, found?.type);
-    changed();
-  }));
-  if (attribute) {
-    leaf.append(input(words.attributeName, node.field.slice(11), (text) => { node.field = `attributes.${text}`; changed(false); }));
-  }
-  drawCompare(leaf, node, field?.type, attribute ? options.attributeOperators : options.operators[field?.type] ?? [], field?.choices ?? []);
-}
-
-function drawCompare(place, node, type, operators, choices = []) {
-  place.append(choice(words.operator, operators, node.op, (next) => {
-    const list = (op) => ["in", "not_in", "matches_any"].includes(op);
-    if (list(next) && list(node.op)) node.op = next;
-    else {
-      const before = node.value;
-      node.op = next;
-      node.value = defaultValue(next, type);
-      if (before !== undefined && typeof before === typeof node.value && !Array.isArray(before) && !Array.isArray(node.value)) node.value = before;
-      if (node.value === undefined) delete node.value;
-    }
-    changed();
-  }));
-  drawValue(place, node, type, choices);
-}
-
-function drawValue(place, node, type, choices) {
-  const kind = type === "number" ? "number" : type === "date" ? "date" : "text";
-  if (["is_set", "is_not_set"].includes(node.op)) return;
-  if (["in_last", "in_next", "anniversary_in"].includes(node.op)) {
-    place.append(input(words.value, parseInt(node.value, 10), (text) => { node.value = `${text}d`; changed(false); }, "number"), words.days);
-    return;
-  }
-  if (node.op === "between") {
-    [0, 1].forEach((side) => {
-      if (side) place.append(words.and);
-      place.append(input(words.value, node.value?.[side], (text) => { node.value[side] = typed(text, type); changed(false); }, kind));
-    });
-    return;
-  }
-  if (["in", "not_in", "matches_any"].includes(node.op)) {
-    if (choices.length) place.append(manyOf(node, choices));
-    else {
-      const text = (node.value ?? []).join(", ");
-      place.append(input(words.value, text, (next) => {
-        node.value = next.split(/[,，]/).map((part) => part.trim()).filter(Boolean).map((part) => typed(part, type));
-        changed(false);
-      }, "text", words.values));
-    }
-    return;
-  }
-  if (type === "flag") {
-    place.append(choice(words.value, [["true", words.yes], ["false", words.no]], String(node.value), (next) => { node.value = next === "true"; changed(); }));
-  } else if (choices.length) {
-    place.append(choice(words.value, choices, node.value, (next) => { node.value = next; changed(); }));
-  } else place.append(input(words.value, node.value, (text) => { node.value = typed(text, type); changed(false); }, kind));
-}
-
-function manyOf(node, choices) {
-  const box = make("span", { className: "toolbar" });
-  for (const [key, title] of choices) {
-    const on = (node.value ?? []).includes(key);
-    const one = button(title, () => {
-      node.value = on ? node.value.filter((value) => value !== key) : [...(node.value ?? []), key];
-      changed();
-    }, on ? "btn-main" : "");
-    one.setAttribute("aria-pressed", String(on));
-    box.append(one);
-  }
-  return box;
-}
-
-function drawEvent(leaf, node) {
-  const event = eventOf(node.event);
-  leaf.append(choice(words.event, options.events.map((one) => [one.name, one.title]), node.event, (next) => {
-    node.event = next;
-    delete node.where;
-    delete node.of;
-    node.aggregate = "count";
-    changed();
-  }));
-  leaf.append(choice(words.aggregate, options.aggregates, node.aggregate ?? "count", (next) => {
-    node.aggregate = next;
-    delete node.of;
-    if (!["count", "days_since"].includes(next)) {
-      node.of = (event?.properties ?? []).find((one) => next === "distinct" || one.type === "number")?.name ?? "";
-    }
-    changed();
-  }));
-  if (node.of !== undefined) leaf.append(propertyChoice(event, node.of, (next, redraw) => { node.of = next; changed(redraw); }));
-  drawCompare(leaf, node, "number", options.operators.number.filter(([op]) => !op.startsWith("is_")));
-  drawWindow(leaf, node);
-  (node.where ?? []).forEach((where, index) => {
-    const type = event?.properties ? event.properties.find((one) => one.name === where.field)?.type : undefined;
-    const row = make("span", { className: "where" }, words.where,
-      propertyChoice(event, where.field, (next, redraw) => {
-        where.field = next;
-        if (redraw) { where.op = "="; where.value = ""; }
-        changed(redraw);
-      }));
-    drawCompare(row, where, type, type ? options.operators[type] : options.attributeOperators);
-    row.append(button(words.remove, () => { node.where.splice(index, 1); if (!node.where.length) delete node.where; changed(); }, "btn-quiet"));
-    leaf.append(row);
-  });
-  leaf.append(button(words.addWhere, () => {
-    const first = event?.properties?.[0];
-    (node.where ??= []).push({ field: first?.name ?? "", op: "=", value: first?.type === "number" ? 0 : "" });
-    changed();
-  }, "btn-quiet"));
-}
-
-function propertyChoice(event, name, handler) {
-  if (event?.properties) return choice(words.property, event.properties.map((one) => [one.name, one.title]), name, (next) => handler(next, true));
-  return input(words.property, name, (text) => handler(text, false));
-}
-
-function drawWindow(leaf, node) {
-  const kind = node.within ? Object.keys(node.within)[0] : "ever";
-  const today = new Date().toISOString().slice(0, 10);
-  const kinds = [["ever", words.ever], ["last", words.last], ["before", words.before], ["between", words.between]];
-  leaf.append(choice(words.window, kinds, kind, (next) => {
-    if (next === "ever") delete node.within;
-    else node.within = { [next]: { last: "90d", before: today, between: [today.slice(0, 4) + "-01-01", today] }[next] };
-    changed();
-  }));
-  if (kind === "last") {
-    leaf.append(input(words.value, parseInt(node.within.last, 10), (text) => { node.within.last = `${text}d`; changed(false); }, "number"), words.days);
-  } else if (kind === "before") leaf.append(input(words.value, node.within.before, (text) => { node.within.before = text; changed(false); }, "date"));
-  else if (kind === "between") {
-    [0, 1].forEach((side) => leaf.append(input(words.value, node.within.between[side], (text) => { node.within.between[side] = text; changed(false); }, "date")));
-  }
-}
-
-// --- start -----------------------------------------------------------------
-
-function load() {
-  try {
-    const parsed = JSON.parse(target.value);
-    rule = isGroup(parsed) || "not" in parsed ? parsed : { all: [parsed] };
+state.changed = ({ redraw = true, at } = {}) => {
+  target.value = JSON.stringify(asSaved(), null, 2);
+  writing = true;
+  target.dispatchEvent(new Event("input", { bubbles: true })); // the form has changes now
+  writing = false;
+  if (redraw) {
+    const focused = at ?? (host.contains(document.activeElement) ? document.activeElement.dataset.at : undefined);
     draw();
-  } catch {
-    host.replaceChildren(make("p", { className: "muted", textContent: words.badJson }));
+    if (focused) host.querySelector(`[data-at="${CSS.escape(focused)}"]:not(:disabled)`)?.focus({ preventScroll: at === undefined });
   }
+  recount();
+};
+
+function sayBroken(text) {
+  document.querySelector("#json-problem")?.remove();
+  host.inert = text !== null;
+  host.classList.toggle("is-stale", host.inert);
+  if (text === null) return;
+  const at = brokenAt(text) ?? text.length;
+  const before = text.slice(0, at).split("\n");
+  const message = state.words.badJsonAt.replace("{line}", before.length).replace("{column}", before.at(-1).length + 1);
+  target.after(make("p", { className: "node-problem is-watch", id: "json-problem", role: "status" }, icon("alert-triangle"), message));
 }
 
-if (host && target) {
-  load();
-  target.addEventListener("change", () => { load(); document.querySelector("#recount")?.dispatchEvent(new Event("rulechange")); });
+function read() {
+  if (!target.value.trim()) {
+    take({ all: [] });
+    sayBroken(null);
+    draw();
+    return;
+  }
+  try {
+    take(JSON.parse(target.value));
+  } catch {
+    sayBroken(target.value);
+    return;
+  }
+  sayBroken(null);
+  draw();
 }
+
+function start() {
+  state.options = JSON.parse(document.getElementById(host.dataset.options).textContent);
+  state.words = state.options.words;
+  useIcons(state.options.icons);
+  state.rule = { all: [] };
+  const told = /^([a-z_]+[\w.[\]]*): ([^]*)$/.exec(document.querySelector(`#${target.name}-error`)?.textContent.trim() ?? "");
+  if (host.dataset.problemText) refused = { path: host.dataset.problemPath, text: host.dataset.problemText };
+  else if (told) refused = { path: told[1], text: told[2] };
+  problem = refused;
+  read();
+  if (refused) host.querySelector(".is-invalid")?.scrollIntoView({ block: "center" });
+  let timer;
+  target.addEventListener("input", () => {
+    if (writing) return;
+    clearTimeout(timer);
+    timer = setTimeout(() => { read(); recount(); }, JSON_WAIT_MS);
+  });
+  target.addEventListener("change", () => { clearTimeout(timer); read(); recount(); });
+  document.addEventListener("htmx:afterSwap", () => {
+    const count = document.querySelector("#count");
+    if (!count) return;
+    problem = count.dataset.problemText ? { path: count.dataset.problemPath, text: count.dataset.problemText } : null;
+    showProblem();
+  });
+}
+
+if (host && target) start();

@@ -1,0 +1,1 @@
+"""Bounces and complaints: reports read, classified, matched to their message, acted upon."""

@@ -17,7 +17,7 @@ help:
 install: .venv/.installed
 
 .venv/.installed: requirements.lock pyproject.toml web/assets/package.json web/assets/package-lock.json
-	@echo "Installing Huiliu into .venv (about 250 MB of packages on a fresh machine) …"
+	@echo "Installing Huiliu into .venv (about 800 MB of packages on a fresh machine) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.11"; rm -rf .venv; exit 1; }
 	@$(BIN)/uv --version 2>/dev/null | grep -q "$(UV_VERSION)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -49,7 +49,7 @@ def _shown(text: str, kept: list[str]) -> str:
 
 
 def inlined(source: str, field: str) -> str:
-    """Rules of ``<style>`` written into the elements they match; sources without ``<style>`` stay as they are.
+    """Rules of ``<style>`` written into the elements they match; other sources stay as they are.
 
     Media queries and the like stay in ``<style>``. Raises InvalidInput for CSS that cannot be read.
     """

@@ -211,7 +211,7 @@ class EmailContent:
     subject: Source
     html: Source
     text: Source
-    files: attachments.Files = attachments.Files()
+    files: attachments.Files
 
     @cached_property
     def names(self) -> frozenset[str]:

@@ -33,7 +33,9 @@ def compile_rule(
     a circle.
     """
     plan = Plan(moment, lookup, lists, member_id)
-    condition = plan.rule(rule)
+    condition, present = plan.rule(rule)
+    if not present:
+        condition = exp.and_(plan.there(), condition)
     return plan.query(exp.column(MEMBER, "m"), where=condition)
 
 
@@ -48,11 +50,20 @@ def compile_many(
     What the rules have in common is computed once. Raises InvalidInput as :func:`compile_rule`.
     """
     plan = Plan(moment, lookup, lists)
-    conditions = [
-        exp.alias_(exp.paren(plan.rule(rule), copy=False), f"b{n}", copy=False)
-        for n, rule in enumerate(rules)
-    ]
-    return plan.query(exp.column(MEMBER, "m"), *conditions)
+    met = [plan.rule(rule) for rule in rules]
+    inner = plan.query(
+        exp.column(MEMBER, "m"),
+        exp.alias_(exp.paren(plan.there()), "there"),
+        *(
+            exp.alias_(exp.paren(condition, copy=False), f"b{n}", copy=False)
+            for n, (condition, _) in enumerate(met)
+        ),
+    )
+    flags = (
+        exp.column(f"b{n}") if present else exp.alias_(exp.and_("there", f"b{n}"), f"b{n}")
+        for n, (_, present) in enumerate(met)
+    )
+    return exp.select(MEMBER, *flags).from_(inner.subquery("asked", copy=False))
 
 
 def depends_on(rule: Any) -> list[str]:

@@ -128,13 +128,17 @@ class Evaluator:
     def count(self, rule: Any, sample: int = 20) -> Count:
         """How many match, of how many, and the first ``sample`` of them."""
         wanted = min(max(sample, 0), MAX_SAMPLE)
-        text = f"""
-            WITH matched AS MATERIALIZED ({self.sql(rule)}),
-            chosen AS (SELECT member_id FROM matched ORDER BY member_id LIMIT {wanted})
-            SELECT count(*) AS matching, CAST(NULL AS VARCHAR) AS external_id FROM matched
-            UNION ALL
-            SELECT NULL, external_id FROM members WHERE member_id IN (SELECT member_id FROM chosen)
-        """
+        matched = self.sql(rule)
+        if wanted:
+            text = f"""
+                WITH matched AS MATERIALIZED ({matched}),
+                chosen AS (SELECT member_id FROM matched ORDER BY member_id LIMIT {wanted})
+                SELECT count(*) AS matching, CAST(NULL AS VARCHAR) AS external_id FROM matched
+                UNION ALL
+                SELECT NULL, external_id FROM members WHERE member_id IN (SELECT member_id FROM chosen)
+            """
+        else:
+            text = f"SELECT count(*) AS matching FROM ({matched}) AS matched"
         rows = self.run(text).to_pylist()
         number = next(int(row["matching"]) for row in rows if row["matching"] is not None)
         chosen = sorted(row["external_id"] for row in rows if row["matching"] is None)

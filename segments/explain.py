@@ -13,6 +13,7 @@ from segments import words
 from segments.language.tree import All, Any_, InSegment, Node, Not
 from segments.planning.compare import sure
 from segments.planning.plan import Plan
+from segments.planning.presence import met_only_by_the_present
 from segments.rules import validate
 
 
@@ -49,17 +50,20 @@ class Question:
     def __init__(self, plan: Plan, rule: Any, locale: str) -> None:
         self._plan, self._locale = plan, locale
         self._columns: list[exp.Expr] = []
-        self._tree = self._node(validate(rule), "")
+        checked = validate(rule)
+        self._present = met_only_by_the_present(checked)
+        self._tree = self._node(checked, "")
 
     def query(self) -> exp.Select:
         """A row (``there``, ``c0``, ``v0``, ``c1`` …) if the member is in the warehouse."""
-        return self._plan.one(*self._columns)
+        there = exp.alias_(exp.paren(self._plan.there()), "there")
+        return self._plan.query(there, *self._columns)
 
     def answer(self, rows: Sequence[Mapping[str, Any]]) -> Explanation:
         if not rows:
             raise NotFound(f"There is no member number {self._plan.member_id} in the warehouse yet.")
         rule = _read(self._tree, rows[0])
-        there = bool(rows[0]["there"])
+        there = bool(rows[0]["there"]) or (rule.matched and self._present)
         return Explanation(there, there and rule.matched, rule)
 
     def _node(self, node: Node, path: str) -> _Draft:

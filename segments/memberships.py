@@ -60,7 +60,8 @@ def evaluate_all(
 ) -> list[Moves]:
     """Evaluate every segment as of the moment, write the snapshot, compare with the previous one.
 
-    All rules are one query: what they have in common is scanned and computed once.
+    All rules are one query: what they have in common is scanned and computed once. Within a segment
+    the snapshot's rows have no order.
     """
     rules = {segment.name: segment.rule for segment in segments}
     with engine.connect() as connection:
@@ -71,8 +72,7 @@ def evaluate_all(
             engine.add_view(connection, name, snapshot_path(engine, kind, moment.as_of), schema)
         engine.add_view(connection, "before", snapshot_path(engine, MEMBERSHIPS, previous), SCHEMA)
         flags = compile_many([segment.rule for segment in segments], moment, rules.get, lists)
-        # In the order of members, so that the snapshot needs no sorting of its many rows.
-        connection.execute(f"CREATE TEMP TABLE flags AS {flags.order_by('member_id').sql('duckdb')}")
+        connection.execute(f"CREATE TEMP TABLE flags AS {flags.sql('duckdb')}")
         connection.execute(f"CREATE TEMP TABLE found AS {_found(segments)}")
         evaluated = ",".join(str(int(segment.id)) for segment in segments)
         today = f"DATE '{moment.as_of.isoformat()}'"

@@ -52,8 +52,8 @@ def _of_members(plan: Plan, field: str) -> exp.Select:
     this, kind = plan.field(field)
     if kind == TAGS:
         listed = exp.cast(exp.cast(this, "json", dialect="duckdb"), "text[]", dialect="duckdb")
-        return plan.query(exp.alias_(exp.Explode(this=listed), "value"))
-    return plan.query(exp.alias_(exp.cast(this, "text"), "value"))
+        return plan.query(exp.alias_(exp.Explode(this=listed), "value"), where=plan.there())
+    return plan.query(exp.alias_(exp.cast(this, "text"), "value"), where=plan.there())
 
 
 def _of_events(plan: Plan, event: str, field: str) -> exp.Select:

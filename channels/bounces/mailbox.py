@@ -48,7 +48,8 @@ def parse_url(url: str) -> Mailbox:
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname or not parts.username:
         raise InvalidInput(
-            "HUILIU_BOUNCE_MAILBOX must look like imaps://user:password@host/INBOX (imap, imaps, pop3, pop3s)."
+            "HUILIU_BOUNCE_MAILBOX must look like imaps://user:password@host/INBOX "
+            "(imap, imaps, pop3 or pop3s)."
         )
     return Mailbox(
         parts.scheme,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 FIRST_S = 15.0
 MOST_S = 600.0
-SILENT = 5
+SILENT = 10
 """Messages in a row without any answer that count as a failure of the provider."""
 
 

@@ -133,7 +133,7 @@ class Signer:
         self._keys = tuple(keys)
 
     def sign(self, content: bytes, now: datetime, tail: bytes = b"") -> bytes:
-        """``content`` with its signatures in front; lines end in CRLF. ``tail`` is signed and not returned."""
+        """``content`` with its signatures in front; lines end in CRLF. ``tail`` is signed, not returned."""
         head, _, body = content.partition(b"\r\n\r\n")
         body += tail
         headers = headers_of(head)

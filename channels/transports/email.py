@@ -11,11 +11,13 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Self
 
+from channels.bounces.classify import enhanced
 from channels.transports.base import NOT_TRIED, Outcome, Outgoing, Reaction, TransportError
 from channels.transports.breaker import SILENT, Breaker
 from channels.transports.mail_state import Known, MailState
@@ -162,10 +164,12 @@ class EmailTransport:
         for _ in range(len(self._lines) + 1):
             if not waiting:
                 break
-            refusal = await self._round(waiting, outcomes, limits, deadline, known)
+            result = await self._round(waiting, outcomes, limits, deadline, known)
             waiting = [item for item in waiting if item[0] not in outcomes]
-            if refusal is not None:
-                outcomes |= {index: Outcome(error=refusal) for index, _, _ in waiting}
+            if isinstance(result, TransportError):
+                outcomes |= {index: Outcome(error=result) for index, _, _ in waiting}
+                break
+            known = result
         if self._state is not None and limits:
             await asyncio.to_thread(self._state.write_limits, limits, self._now())
         return [outcomes.get(index, NOT_TRIED) for index in range(len(messages))]
@@ -212,19 +216,18 @@ class EmailTransport:
         limits: dict[str, tuple[float, float, str]],
         deadline: float,
         known: Known,
-    ) -> TransportError | None:
-        """Share ``waiting`` out and send; the error of them all when no server may send."""
+    ) -> TransportError | Known:
+        """Share ``waiting`` out and send: what is known then, or why no server may send."""
         loop = asyncio.get_running_loop()
         if loop.time() >= deadline:
             return TransportError("Not sent in this batch.", Reaction.RETURN)
-        here = {n: line for n, line in self._lines.items() if n not in known.paused}
+        here = {name: line for name, line in self._lines.items() if name not in known.paused}
         if not here:
-            reason = next(iter(known.paused.values()), "paused")
-            if self._state is not None:
+            # The channel's pause takes over: who resumes that wants every server tried again.
+            if self._state is not None and len(self._lines) > 1:
                 await asyncio.to_thread(self._state.resume_all)
-            return TransportError(
-                f"Every mail server is paused: {reason}"[:200], Reaction.PAUSE, code="paused"
-            )
+            reason = next(iter(known.paused.values()))
+            return TransportError(reason[:200], Reaction.PAUSE, code=enhanced(reason) or reason[:3])
         up = {name: line for name, line in here.items() if line.breaker.allows(loop.time())}
         if not up:
             return TransportError(
@@ -245,8 +248,7 @@ class EmailTransport:
             start += number
             queues[name] = Queue(items, deadline, loop.time, outcomes)
         await asyncio.gather(*[up[name].send(queue) for name, queue in queues.items() if queue.items])
-        await self._after(up, queues, room, outcomes, limits, known)
-        return None
+        return await self._after(up, queues, room, outcomes, limits, known)
 
     async def _reserve(self, server: Server, wanted: int) -> int:
         if self._state is None or server.warm_up is None:
@@ -261,15 +263,15 @@ class EmailTransport:
         outcomes: Mapping[int, Outcome],
         limits: dict[str, tuple[float, float, str]],
         known: Known,
-    ) -> None:
+    ) -> Known:
         """What the queues learnt: receivers' requests, refused log-ins, unused warm-up."""
         paused = dict(known.paused)
         for name, queue in queues.items():
             limits.update(queue.limits)
             stop = queue.stopped
-            if stop is not None and stop.reaction is Reaction.PAUSE and len(self._lines) > 1:
+            if stop is not None and stop.reaction is Reaction.PAUSE:
                 paused[name] = str(stop)
-                if self._state is not None:
+                if self._state is not None and len(self._lines) > 1:
                     await asyncio.to_thread(self._state.pause, name, str(stop), self._now())
             if self._state is not None and up[name].server.warm_up is not None:
                 sent = sum(
@@ -278,8 +280,7 @@ class EmailTransport:
                 await asyncio.to_thread(
                     self._state.give_back, up[name].server, room[name] - sent, self._now()
                 )
-        if len(paused) > len(known.paused):
-            object.__setattr__(known, "paused", paused)
+        return replace(known, paused=paused)
 
 
 def _until_tomorrow(now: datetime) -> float:

@@ -19,6 +19,8 @@ CONNECTIONS = 10
 PER_CONNECTION = 1_000
 """Messages before a connection is closed; for a relay of one's own. Receivers' own limits are smaller."""
 MAX_SERVERS = 20
+ANY = 2.0**40
+"""More messages than anybody sends in a day."""
 MAX_CONNECTIONS = 200
 DEFAULT_PORT = {"none": 25, "starttls": 587, "ssl": 465}
 _EXAMPLE = (
@@ -39,8 +41,9 @@ class WarmUp:
     def allowed(self, day: date) -> int:
         """Messages of ``day``; none before the start."""
         days = (day - self.start).days
-        # From 2^40 on the number says no more than "any".
-        return 0 if days < 0 else int(min(self.first * self.factor**days, 2.0**40))
+        if days < 0:
+            return 0
+        return int(min(self.first * self.factor ** min(days, 100), ANY))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from channels.transports.smtp_replies import SILENCE, UNSENT
 
 MINUTE_S = 60.0
 POLICY_LIMIT = 3
-"""Policy refusals in one batch that make us leave a receiver alone: one is about a message, three about us."""
+"""Policy refusals in one batch that make us leave a receiver alone: one may be about a message."""
 POLICY_S = 3600.0
 
 
@@ -129,7 +129,7 @@ class Queue:
     def __post_init__(self) -> None:
         self._waiting: dict[str, deque[tuple[int, Outgoing]]] = {}
         for index, message, group in self.items:
-            self._waiting.setdefault(group, deque()).append((index, message))
+            self._waiting.setdefault(group, deque()).appendleft((index, message))
         self._group = {index: group for index, _, group in self.items}
         self._message = {index: message for index, message, _ in self.items}
         self._again: set[int] = set()
@@ -170,16 +170,18 @@ class Queue:
         if error is not None and error.code == UNSENT and index not in self._again:
             # Its envelope was on a line that broke: another line takes it, once.
             self._again.add(index)
-            self._waiting.setdefault(group, deque()).append((index, self._message[index]))
+            self._waiting.setdefault(group, deque()).appendleft((index, self._message[index]))
+            return
+        if error is not None and error.reaction in (Reaction.PAUSE, Reaction.UNREACHABLE):
+            # Refused for the server's sake: another server may take it.
+            self.stopped = self.stopped or error
             return
         self.outcomes[index] = outcome
         if error is None:
             self.streak = 0
             return
         self.streak = self.streak + 1 if error.code in (SILENCE, UNSENT) else 0
-        if error.reaction in (Reaction.PAUSE, Reaction.UNREACHABLE):
-            self.stopped = self.stopped or error
-        elif error.stop_s:
+        if error.stop_s:
             self._limit(group, error.stop_s, 0.0, str(error))
         elif error.slow_s:
             self._limit(group, 0.0, error.slow_s, str(error))

@@ -24,6 +24,7 @@ from core.warehouse.replica import Fact, Replica
 
 Params = Mapping[str, Any]
 MEMORY_LIMIT = "8GB"
+TEXTS_KEPT = 256
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class _Instance:
         self.lock = threading.RLock()
         self.schemas: dict[str, str] = {}
         self.made: dict[tuple[str, str], tuple[Any, ...]] = {}
+        self.texts: dict[tuple[Any, ...], str] = {}
         self.numbers = itertools.count()
 
     def schema_of(self, root: str) -> str:
@@ -89,10 +91,19 @@ class _Instance:
         with self.lock:
             if self.made.get((schema, fact.name)) == identity:
                 return
-            self.base.execute(
-                f'CREATE OR REPLACE VIEW {schema}."{fact.name}" AS {_stored(self.base, files, fact.schema)}'
-            )
+            text = _stored(self.base, files, fact.schema)
+            self.base.execute(f'CREATE OR REPLACE VIEW {schema}."{fact.name}" AS {text}')
             self.made[schema, fact.name] = identity
+
+    def text_of(self, identity: tuple[Any, ...], file: str, schema: pa.Schema) -> str:
+        """The query over one file, whose columns are looked up only once."""
+        key = (*identity, *schema.names)
+        with self.lock:
+            if key not in self.texts:
+                while len(self.texts) >= TEXTS_KEPT:
+                    del self.texts[next(iter(self.texts))]
+                self.texts[key] = _stored(self.base, [file], schema)
+            return self.texts[key]
 
     @contextmanager
     def session(self, schema: str) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -199,8 +210,12 @@ class DuckEngine:
         self, connection: duckdb.DuckDBPyConnection, name: str, path: str | None, schema: pa.Schema
     ) -> None:
         """A view over one file (a snapshot), or an empty table of that schema."""
-        files = [self.quoted(path)] if path else []
-        connection.execute(f'CREATE VIEW "{name}" AS {_stored(connection, files, schema)}')
+        if path is None:
+            text = _stored(connection, [], schema)
+        else:
+            identity = (self.replica.root, *_identity(self.replica.fs.info(path)))
+            text = self._instance().text_of(identity, self.quoted(path), schema)
+        connection.execute(f'CREATE VIEW "{name}" AS {text}')
 
     def quoted(self, path: str) -> str:
         """A file of the replica as a literal that DuckDB opens."""

@@ -40,6 +40,7 @@ from segments.planning.happenings import (
     time_of,
 )
 from segments.planning.moment import Moment, hours, literal
+from segments.planning.presence import holds_for_nothing, met_only_by_the_present
 from segments.planning.sequences import sequence_ctes
 from segments.planning.sources import Slice, Source
 from segments.rules import validate
@@ -93,10 +94,14 @@ class Plan:
         found, _ = self.leaf(node, bare=not negated)
         return sure(found) if negated else found
 
-    def rule(self, rule: Any) -> exp.Expr:
-        """The condition of a whole rule, with a count of conditions of its own."""
+    def rule(self, rule: Any) -> tuple[exp.Expr, bool]:
+        """The condition of a whole rule, with a count of conditions of its own.
+
+        And whether only those meet it who were there as of the date; otherwise see :meth:`there`.
+        """
         self.conditions = 0
-        return self.condition(validate(rule))
+        node = validate(rule)
+        return self.condition(node), met_only_by_the_present(node)
 
     def leaf(self, node: Leaf, *, bare: bool = False) -> tuple[exp.Expr, exp.Expr]:
         """A condition and the member's value that it looks at; ``bare``: unknown will do for false."""
@@ -199,7 +204,7 @@ class Plan:
         counted = node.aggregate in COUNTED
         full = exp.Coalesce(this=column, expressions=[exp.Literal.number(0)]) if counted else column
         # Where none would not do, whoever has no row is out anyway: the join need not keep them.
-        lean = column if counted and bare and not _holds_for_zero(node) else full
+        lean = column if counted and bare and not holds_for_nothing(node) else full
         this, kind = result_of(lean, node, self.moment)
         value, _ = result_of(full.copy(), node, self.moment)
         return compare(this, node.op, node.value, kind, self.moment), value
@@ -229,16 +234,7 @@ class Plan:
         return done, done.copy()
 
     def query(self, *selected: exp.Expr, where: exp.Expr | None = None) -> exp.Select:
-        """A row a member who was there as of the moment (and of whom ``where`` is true)."""
-        found = self._joined(*selected).where(self._there(), copy=False)
-        return self._placed(found if where is None else found.where(where, copy=False))
-
-    def one(self, *selected: exp.Expr) -> exp.Select:
-        """The row of ``member_id``, with a column ``there`` that says whether they were there yet."""
-        return self._placed(self._joined(exp.alias_(exp.paren(self._there()), "there"), *selected))
-
-    def _joined(self, *selected: exp.Expr) -> exp.Select:
-        """The members, joined with everything that the conditions so far ask for."""
+        """The members (of whom ``where`` is true), joined with all that the conditions so far ask for."""
         found = exp.select(*selected, copy=False).from_("members AS m", copy=False)
         for alias in sorted(self.snapshots):
             found = found.join(
@@ -263,7 +259,7 @@ class Plan:
             found = found.where(
                 exp.column("member_id", "m").eq(exp.Literal.number(self.member_id)), copy=False
             )
-        return found
+        return self._placed(found if where is None else found.where(where, copy=False))
 
     @staticmethod
     def _join(query: exp.Select, alias: str) -> exp.Select:
@@ -286,37 +282,10 @@ class Plan:
                     column.set("table", exp.to_identifier(place))
         return query
 
-    def _there(self) -> exp.Expr:
-        """Nobody who was not there yet as of the date."""
-        start = literal(self.moment.instant)
+    def there(self) -> exp.Expr:
+        """That a member was there as of the date: who was not is in no segment."""
+        self.snapshots.add("s")
         registered = exp.column("registered_at", "m")
-        known = [registered.is_(exp.null()), registered.copy() < start]
-        ordered: exp.Expr = exp.column("last_order_at", "s").is_(exp.null()).not_()
-        if "s" not in self.snapshots:
-            # Few registered later than they ordered: only they are looked up.
-            late = exp.select("member_id").from_("members").where(exp.column("registered_at") >= start.copy())
-            buyers = (
-                exp.select("member_id")
-                .from_("snapshot")
-                .where(exp.column("last_order_at").is_(exp.null()).not_())
-                .where(exp.In(this=exp.column("member_id"), query=exp.Subquery(this=late)))
-            )
-            ordered = exp.In(this=exp.column("member_id", "m"), query=exp.Subquery(this=buyers))
-        return exp.or_(*known, ordered)
-
-
-def _holds_for_zero(node: EventIs) -> bool:
-    """Whether who has nothing meets a comparison of a count or a sum."""
-    value: Any = node.value
-    tests: dict[str, Callable[[], bool]] = {
-        "=": lambda: value == 0,
-        "!=": lambda: value != 0,
-        ">": lambda: value < 0,
-        ">=": lambda: value <= 0,
-        "<": lambda: value > 0,
-        "<=": lambda: value >= 0,
-        "between": lambda: value[0] <= 0 <= value[1],
-        "in": lambda: 0 in value,
-        "not_in": lambda: 0 not in value,
-    }  # fmt: skip
-    return tests[node.op]()
+        scored = exp.not_(exp.column("member_id", "s").is_(exp.null()))
+        before = registered.copy() < literal(self.moment.instant)
+        return exp.or_(registered.is_(exp.null()), before, scored)

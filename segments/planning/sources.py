@@ -17,9 +17,9 @@ from sqlglot import exp
 
 from segments.planning.moment import literal
 
-SCAN_COST = 20
-"""What reading, grouping and joining a row costs, in filters of a row (measured with DuckDB: 5 ns a filter)."""
-EVER = timedelta(days=3 * 365)
+SCAN_COST = 60
+"""What reading, grouping and joining a row costs, in filters of a row (measured with DuckDB)."""
+EVER = timedelta(days=2 * 365)
 """How long a slice without a beginning is taken to be."""
 
 

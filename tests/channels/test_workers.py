@@ -173,7 +173,7 @@ def test_too_late_to_repeat_means_unknown(db: Database, settings: Settings) -> N
     enqueue(db, row(1, "wechat", add_template(db, settings, "wechat")))
     terms = Terms("wechat", 590, settings.zone)
     with db.write() as session:
-        ready = claim(session, terms, "a:0", 5, NOW).ready
+        claim(session, terms, "a:0", 5, NOW)
         assert hand_over(session, "a:0", NOW)
     with db.write() as session:
         assert take_over(session, terms, NOW + timedelta(minutes=5)) == 0

@@ -16,8 +16,8 @@ from segments.compile import compile_many
 from segments.rules import AGGREGATES, EVENTS, FIELDS
 from segments.words import in_words
 from tests.segments.cases import CASES, RULES, Case, build, evaluator_of, run_case
-from tests.segments.conftest import Shop
-from tests.segments.rules_shop import e, f, matching
+from tests.segments.conftest import Shop, ago
+from tests.segments.rules_shop import e, f, matching, steps, without
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,28 @@ def test_a_rule_works_without_a_snapshot_and_without_facts(tmp_path: Path) -> No
     shop.write()
     assert matching(shop, e("order", "=", 0)) == {1}
     assert matching(shop, f("lifecycle", "is_not_set")) == {1}
+
+
+def test_who_ordered_was_there_whatever_the_registration_says(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.member(1, registered_at=ago(-3))
+    shop.order(1, 5)
+    shop.member(2, registered_at=ago(-3))
+    shop.order(2, -1)
+    shop.write()
+    rules = [e("order"), steps("order", without("view", "1d")), e("order", "=", 0), f("city", "is_not_set")]
+    evaluator = shop.evaluator()
+    assert [matching(shop, rule) for rule in rules] == [{1}, {1}, set(), set()]
+    table = evaluator.run(compile_many(rules, evaluator.moment)).sort_by("member_id")
+    assert [table.column(f"b{n}").to_pylist() for n in range(4)] == [
+        [True, None],
+        [True, False],
+        [False, False],
+        [False, False],
+    ]
+    assert [evaluator.explain(rule, 1).matched for rule in rules] == [True, True, False, False]
+    shop.snapshot()
+    assert [matching(shop, rule) for rule in rules] == [{1}, {1}, set(), {1}], "the snapshot knows who bought"
 
 
 def test_sums_of_money_are_exact(tmp_path: Path) -> None:

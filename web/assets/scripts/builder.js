@@ -9,6 +9,7 @@ const JSON_WAIT_MS = 250;
 let refused = null; // what the server refused to save: shown in red until it is gone
 let problem = null;
 let writing = false;
+let seen = null; // the text that the builder shows: what has not changed is not drawn again
 
 // --- the tree --------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ function recount() {
 }
 
 state.changed = ({ redraw = true, at } = {}) => {
-  target.value = JSON.stringify(asSaved(), null, 2);
+  seen = target.value = JSON.stringify(asSaved(), null, 2);
   writing = true;
   target.dispatchEvent(new Event("input", { bubbles: true })); // the form has changes now
   writing = false;
@@ -193,6 +194,7 @@ function sayBroken(text) {
 }
 
 function read() {
+  seen = target.value;
   if (!target.value.trim()) {
     take({ all: [] });
     sayBroken(null);
@@ -207,6 +209,12 @@ function read() {
   }
   sayBroken(null);
   draw();
+}
+
+function follow() {
+  if (target.value === seen) return;
+  read();
+  recount();
 }
 
 function start() {
@@ -224,9 +232,9 @@ function start() {
   target.addEventListener("input", () => {
     if (writing) return;
     clearTimeout(timer);
-    timer = setTimeout(() => { read(); recount(); }, JSON_WAIT_MS);
+    timer = setTimeout(follow, JSON_WAIT_MS);
   });
-  target.addEventListener("change", () => { clearTimeout(timer); read(); recount(); });
+  target.addEventListener("change", () => { clearTimeout(timer); follow(); });
   document.addEventListener("htmx:afterSwap", () => {
     const count = document.querySelector("#count");
     if (!count) return;

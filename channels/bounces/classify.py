@@ -82,7 +82,7 @@ _WORDS: tuple[tuple[re.Pattern[str], Kind], ...] = tuple(
         (r"too (?:large|big)|size limit|exceeds? (?:the )?maximum|message size|bad header|syntax error|"
          r"line too long|invalid (?:header|message)|bare lf",
          Kind.OURS),
-        (r"(?:no|any|unknown|invalid|bad|nonexist\w*) (?:such )?(?:user|recipient|mailbox|address|account|"
+        (r"\b(?:no|any|unknown|invalid|bad|nonexist\w*) (?:such )?(?:user|recipient|mailbox|address|account|"
          r"local part)|(?:user|recipient|mailbox|address|account|alias)(?: \S+){0,5} (?:is )?"
          r"(?:unknown|not found|invalid|unavailable|rejected|not exist\w*|not listed|undeliverable)|"
          r"(?:does|do)(?: not|n['’]t) (?:have|exist)|not (?:a |an )?(?:known|valid|local) "

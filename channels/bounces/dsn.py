@@ -68,14 +68,14 @@ def _of_fields(fields: dict[str, str], number: int | None) -> Report:
 def plain_reports(message: EmailMessage, number: int | None) -> list[Report]:
     """The report of a bounce in words alone (qmail, old Exim, web mailers); none when it is no bounce."""
     sender, subject = mail.header(message, "From"), mail.header(message, "Subject")
-    if mail.header(message, "Auto-Submitted").lower().startswith("auto-replied") or _AUTO_REPLY.search(
-        subject
-    ):
+    failed = mail.header(message, "X-Failed-Recipients")
+    # Exim calls its bounces auto-replied as well; holidays have no failed recipients.
+    replied = mail.header(message, "Auto-Submitted").lower().startswith("auto-replied")
+    if not failed and (_AUTO_REPLY.search(subject) or (replied and not _BOUNCE_FROM.search(sender))):
         return []
     empty = mail.header(message, "Return-Path").strip() == "<>"
-    if not (_BOUNCE_SUBJECT.search(subject) or (_BOUNCE_FROM.search(sender) and empty)):
+    if not (failed or _BOUNCE_SUBJECT.search(subject) or (_BOUNCE_FROM.search(sender) and empty)):
         return []
-    failed = mail.header(message, "X-Failed-Recipients")
     text = next((mail.text_of(part) for kind, part in mail.parts(message) if kind == "text/plain"), "")
     if not text:
         text = next((mail.text_of(part) for kind, part in mail.parts(message) if kind == "text/html"), "")

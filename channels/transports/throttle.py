@@ -129,7 +129,7 @@ class Queue:
     def __post_init__(self) -> None:
         self._waiting: dict[str, deque[tuple[int, Outgoing]]] = {}
         for index, message, group in self.items:
-            self._waiting.setdefault(group, deque()).appendleft((index, message))
+            self._waiting.setdefault(group, deque()).append((index, message))
         self._group = {index: group for index, _, group in self.items}
         self._message = {index: message for index, message, _ in self.items}
         self._again: set[int] = set()

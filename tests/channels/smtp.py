@@ -19,7 +19,6 @@ from pathlib import Path
 from tests.conftest import need
 from tests.postgres import free_port
 
-
 _MESSAGE_ID = re.compile(rb"^Message-ID: <([^>]+)>", re.MULTILINE)
 
 

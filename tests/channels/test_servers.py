@@ -316,22 +316,22 @@ def test_an_open_breaker_asks_nobody_and_a_probe_closes_it(monkeypatch: pytest.M
             await line.say("250 taken")
 
     async def main() -> None:
-        async with Scripted([cut] * SILENT + [fine]) as server:
-            async with EmailTransport(
-                Server("127.0.0.1", server.port), "s@x.example", connections=1
-            ) as transport:
-                first = await transport.send_many(messages, 20)
-                assert Counter(o.error.reaction for o in first if o.error) == {
-                    Reaction.UNKNOWN: SILENT,
-                    Reaction.UNREACHABLE: 20 - SILENT,
-                }
-                before = server.connections
-                second = await transport.send_many(messages, 20)
-                assert {o.error.reaction for o in second if o.error} == {Reaction.UNREACHABLE}
-                assert server.connections == before, "nobody was asked"
-                await asyncio.sleep(0.25)
-                third = await transport.send_many(messages, 20)
-                assert [o.error for o in third] == [None] * 20
+        async with (
+            Scripted([cut] * SILENT + [fine]) as server,
+            EmailTransport(Server("127.0.0.1", server.port), "s@x.example", connections=1) as transport,
+        ):
+            first = await transport.send_many(messages, 20)
+            assert Counter(o.error.reaction for o in first if o.error) == {
+                Reaction.UNKNOWN: SILENT,
+                Reaction.UNREACHABLE: 20 - SILENT,
+            }
+            before = server.connections
+            second = await transport.send_many(messages, 20)
+            assert {o.error.reaction for o in second if o.error} == {Reaction.UNREACHABLE}
+            assert server.connections == before, "nobody was asked"
+            await asyncio.sleep(0.25)
+            third = await transport.send_many(messages, 20)
+            assert [o.error for o in third] == [None] * 20
 
     asyncio.run(main())
 

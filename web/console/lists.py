@@ -162,7 +162,11 @@ def _load(name: str, given: Given, change: Change) -> Response:
 
     context.close_reading()
     if given.large:
-        work.start(console.database, "list", gettext("List %(name)s", name=name), action, console.clock)
+        try:
+            work.start(console.database, "list", gettext("List %(name)s", name=name), action, console.clock)
+        except Conflict:
+            given.discard()
+            raise
         flash(gettext("The file is being read; the progress is in the top bar."), "success")
     else:
         done = action(lambda _done, _total: None)

@@ -125,7 +125,9 @@ function chips(node, type, { choices, query, at, path }) {
   };
   const add = (texts) => {
     const fresh = texts.map((text) => text.trim()).filter(Boolean).map((text) => (choices.length ? text : typed(text, type)));
-    const next = [...new Set([...values(), ...fresh])];
+    let next = [...new Set([...values(), ...fresh])];
+    // Of an attribute the values are either all numbers or all texts.
+    if (!type && next.some((one) => typeof one === "string")) next = [...new Set(next.map(String))];
     if (next.length !== values().length) write(next);
   };
   const finish = (field) => {

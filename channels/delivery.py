@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from sqlalchemy.orm import Session
 
 from channels import events, verp
+from channels.bounces import intake
 from channels.claim import Batch, Claimed, Terms, claim, hand_over, take_over
 from channels.outbox import FAILED, QUEUED, SENT, UNKNOWN
 from channels.render import Content, Job, client_id
@@ -244,6 +245,8 @@ class _Channel:
             if time.monotonic() >= self._early_due:
                 self._early_due = time.monotonic() + EARLY_S
                 events.apply_early(session, now)
+                if self._channel == EMAIL:
+                    intake.apply_early(session, now)
             batch = claim(session, self._terms, owner, self._batch, now)
         return Batch(batch.ready, batch.skipped, batch.deferred, batch.unknown + lost)
 

@@ -22,7 +22,8 @@ from channels.bounces.classify import SOFT_KINDS, Kind
 from channels.bounces.reports import COMPLAINT, DELAYED, DELIVERED, UNSUBSCRIBE, Report
 from channels.consent import SuppressionRow, suppress_many
 from channels.events import HARD_BOUNCE, SOFT_BOUNCE, UNDELIVERED, UNSUBSCRIBED, Receipt
-from channels.models import BounceReport, Message
+from channels.models import BounceReport, EarlyReceipt, Message
+from channels.outbox import LEASED
 from channels.sql import table_of
 from channels.transports import mail_state
 from channels.transports.throttle import POLICY_LIMIT, POLICY_S, domain_of, group_of
@@ -31,6 +32,9 @@ from core.db import among, bulk_insert
 from core.models import Member
 
 SOURCE = "bounce"
+EARLY = "message:"
+"""What early receipts of ours have in place of a provider's id."""
+EARLY_BATCH = 1_000
 UNREADABLE = "unreadable"
 KEPT_BYTES = 32 * 1024
 """What is kept of a report: its fields and the head of what it returns."""
@@ -111,7 +115,7 @@ def _messages(session: Session, ids: set[int]) -> dict[int | None, Any]:
     if not ids:
         return {}
     rows = session.execute(
-        sa.select(Message.id, Message.member_id, Member.email, Member.email_index)
+        sa.select(Message.id, Message.member_id, Message.state, Member.email, Member.email_index)
         .join(Member, Member.id == Message.member_id)
         .where(among(session, Message.id, sorted(ids)), Message.channel == EMAIL)
     )
@@ -124,9 +128,11 @@ Found = tuple[Report, int, Any]
 
 def _act(session: Session, found: Sequence[Found], now: datetime) -> None:
     _suppress(session, found, now)
-    receipts = [receipt for one in found if (receipt := _receipt(one, now)) is not None]
-    if receipts:
-        events.apply(session, receipts, now)
+    receipts = [(one[2].state, receipt) for one in found if (receipt := _receipt(one, now)) is not None]
+    # A bounce may overtake the settlement of its message: a relay on the same machine is that fast.
+    _keep_early(session, [receipt for state, receipt in receipts if state == LEASED], now)
+    events.apply(session, [receipt for state, receipt in receipts if state != LEASED], now)
+    apply_early(session, now)
     book.count(
         session,
         EMAIL,
@@ -139,6 +145,45 @@ def _act(session: Session, found: Sequence[Found], now: datetime) -> None:
         now,
     )
     _limit(session, found, now)
+
+
+def _keep_early(session: Session, receipts: Sequence[Receipt], now: datetime) -> None:
+    if receipts:
+        bulk_insert(
+            session,
+            table_of(EarlyReceipt),
+            ("dedupe_key", "provider_id", "kind", "at", "detail", "received_at"),
+            [(r.dedupe_key, f"{EARLY}{r.message_id}", r.kind, r.at, dict(r.detail), now) for r in receipts],
+            conflict=("dedupe_key",),
+        )
+
+
+def apply_early(session: Session, now: datetime) -> int:
+    """Apply what came back before its message was settled, where it is settled by now; how many that were."""
+    waiting = session.scalars(
+        sa.select(EarlyReceipt).where(EarlyReceipt.provider_id.startswith(EARLY)).limit(EARLY_BATCH)
+    ).all()
+    if not waiting:
+        return 0
+    ids = {int(row.provider_id.removeprefix(EARLY)) for row in waiting}
+    settled = session.scalars(
+        sa.select(Message.id).where(among(session, Message.id, sorted(ids)), Message.state != LEASED)
+    ).all()
+    rows = [row for row in waiting if int(row.provider_id.removeprefix(EARLY)) in set(settled)]
+    if rows:
+        session.execute(
+            sa.delete(EarlyReceipt).where(
+                among(session, EarlyReceipt.dedupe_key, [row.dedupe_key for row in rows])
+            )
+        )
+        receipts = [
+            Receipt(
+                row.kind, row.at, row.dedupe_key, int(row.provider_id.removeprefix(EARLY)), detail=row.detail
+            )
+            for row in rows
+        ]
+        events.apply(session, receipts, now)
+    return len(rows)
 
 
 def _suppress(session: Session, found: Sequence[Found], now: datetime) -> None:

@@ -57,19 +57,31 @@ def postfix(transports: Mapping[str, str]) -> Iterator[int]:
         folder.chmod(0o755)
         _write(folder, port, transports)
         command = ["postfix", "-c", str(folder / "etc")]
-        started = subprocess.run([*command, "start"], capture_output=True, text=True, check=False)
+        _quietly([*command, "start"])
         try:
             end = time.monotonic() + 15
             while not _listening(port):
                 log = (folder / "log").read_text() if (folder / "log").exists() else ""
                 need(
                     time.monotonic() < end,
-                    f"A Postfix that starts here ({started.stderr[-300:]}{log[-300:]})",
+                    f"A Postfix that starts here ({log[-300:]})",
                 )
                 time.sleep(0.05)
             yield port
         finally:
-            subprocess.run([*command, "stop"], capture_output=True, check=False)
+            _quietly([*command, "stop"])
+
+
+def _quietly(command: list[str]) -> None:
+    # Not into pipes: the daemons inherit them, and who reads them waits for the daemons.
+    subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+        timeout=60,
+    )
 
 
 def _write(folder: Path, port: int, transports: Mapping[str, str]) -> None:
@@ -99,6 +111,7 @@ maximal_queue_lifetime = 0
 bounce_queue_lifetime = 0
 smtpd_relay_restrictions = permit_mynetworks, reject
 smtpd_peername_lookup = no
+smtpd_reject_unlisted_recipient = no
 smtp_tls_security_level = none
 smtputf8_enable = yes
 alias_maps =
@@ -110,9 +123,8 @@ bounce_size_limit = 5000
     lines = [f"127.0.0.1:{port} inet n - n - - smtpd"]
     for service, kind, most, program in _SERVICES:
         wakeup = "1" if service == "qmgr" else "-"
-        processes = most if most != "0" else "-"
         private = "n" if service in ("cleanup", "qmgr", "flush", "postlog") else "-"
-        lines.append(f"{service} {kind} {private} - n {wakeup} {processes} {program}")
+        lines.append(f"{service} {kind} {private} - n {wakeup} {most} {program}")
     (folder / "etc" / "master.cf").write_text("\n".join(lines) + "\n")
 
 

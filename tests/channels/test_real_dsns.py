@@ -7,6 +7,7 @@ import time
 
 import sqlalchemy as sa
 
+from channels.bounces import intake
 from channels.bounces.listener import Listener
 from channels.delivery import deliver
 from channels.models import BounceReport, Message, Suppression
@@ -59,6 +60,9 @@ def test_every_dsn_of_a_real_postfix_is_classified(db: Database, settings: Setti
                 bounce_domain=DOMAIN, bounce_listen=f"127.0.0.1:{listener}", _env_file=None,
             )  # fmt: skip
             asyncio.run(_send_and_wait(db, there, fine.folder))
+    with db.write() as session:
+        # What came back before its message was settled is applied now.
+        intake.apply_early(session, NOW)
     with db.read() as session:
         found = {
             report.message_id: (report.kind, report.status)

@@ -14,7 +14,7 @@ from email.utils import format_datetime
 from functools import lru_cache
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import escape
 
 from core.errors import InvalidInput
 
@@ -23,6 +23,7 @@ LINE = 75
 _PLAIN = re.compile(r"[\x20-\x3c\x3e-\x7e]*\Z")
 _BREAK = re.compile(r"[\r\n\x00]")
 _TABLE = [chr(b) if 32 <= b <= 126 and b != 61 else f"={b:02X}" for b in range(256)]
+_SPECIAL = re.compile(r"[&<>\"']")
 _UNSAFE_ADDRESS = re.compile(r"[\r\n\x00,;<>\" ]")
 _SOFT = "=\r\n"
 _WORD_BYTES = 36
@@ -69,10 +70,13 @@ def _fold(line: str) -> str:
     return _SOFT.join(lines)
 
 
-class Encoded(Markup):
-    """A value that is a piece already, escaped where it must be: finalizers leave it alone."""
+class Encoded(str):
+    """A value that is a piece already, escaped where it must be: finalizers and Jinja leave it alone."""
 
     __slots__ = ()
+
+    def __html__(self) -> str:
+        return self
 
 
 def text_value(value: Any) -> str:
@@ -82,11 +86,13 @@ def text_value(value: Any) -> str:
     return "" if value is None else piece(str(value))
 
 
-def html_value(value: Any) -> Markup:
+def html_value(value: Any) -> str:
     """Finalizer of HTML templates: a value, escaped, as a piece."""
     if value.__class__ is Encoded:
-        return value
-    return Markup("") if value is None else Markup(piece(str(escape(value))))  # noqa: S704 - escaped just here
+        return value  # type: ignore[no-any-return]
+    if value.__class__ is str and not _SPECIAL.search(value):
+        return Encoded(piece(value))
+    return Encoded() if value is None else Encoded(piece(str(escape(value))))
 
 
 def text_ready(value: str) -> Encoded:
@@ -96,7 +102,7 @@ def text_ready(value: str) -> Encoded:
 
 def html_ready(value: str) -> Encoded:
     """A value as :func:`html_value` would make it, made once."""
-    return Encoded(piece(str(escape(value))))
+    return Encoded(piece(str(escape(value)) if _SPECIAL.search(value) else value))
 
 
 def header_text(value: str, name: str) -> str:

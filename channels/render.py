@@ -30,6 +30,9 @@ _PLAIN = jinja.Environment(html=False)
 _HTML = jinja.Environment(html=True)
 _PLAIN_ENCODED = jinja.Environment(html=False, finalize=mime.text_value)
 _HTML_ENCODED = jinja.Environment(html=True, finalize=mime.html_value)
+_HTML_SIMPLE = jinja.Environment(html=False, finalize=mime.html_value)
+"""The finalizer escapes; Jinja's own escaping is only needed where a template itself makes markup."""
+_MAKES_MARKUP = frozenset({"e", "escape", "join", "striptags"})
 
 MAX_RECOMMENDED = 10
 """Products that a message carries for its member."""
@@ -126,7 +129,10 @@ def source_of(
     bounded = tree.find(nodes.For) is None
     if not encode:
         return Source(field_path, plain, None, names, (), bounded)
-    environment = _HTML_ENCODED if html else _PLAIN_ENCODED
+    environment = _PLAIN_ENCODED
+    if html:
+        marked = any(found.name in _MAKES_MARKUP for found in tree.find_all(nodes.Filter))
+        environment = _HTML_ENCODED if marked else _HTML_SIMPLE
     tree = jinja.parse(environment, text, field_path)
     for data in tree.find_all(nodes.TemplateData):
         data.data = mime.piece(data.data)

@@ -133,10 +133,13 @@ def _opened(mailbox: Mailbox) -> Iterator[_Open]:
             if mailbox.scheme == "pop3s"
             else poplib.POP3(mailbox.host, mailbox.port, timeout=TIMEOUT_S)
         )
-        pop.user(mailbox.user)
-        pop.pass_(mailbox.password)
-        yield _Pop(pop)
-        pop.quit()
+        try:
+            pop.user(mailbox.user)
+            pop.pass_(mailbox.password)
+            yield _Pop(pop)
+            pop.quit()  # only now what was deleted is gone
+        finally:
+            pop.close()
     except (OSError, imaplib.IMAP4.error, poplib.error_proto) as error:
         raise HuiliuError(
             f"The bounce mailbox {mailbox.user}@{mailbox.host}:{mailbox.port} cannot be read: {error}. "

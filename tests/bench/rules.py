@@ -244,13 +244,17 @@ def timed_preview(home: str, name: str, rounds: int) -> dict[str, Any]:
     from web.app import create_app
 
     settings = Settings(home=Path(home), shop_timezone=ZONE, _env_file=None)
-    app = create_app(settings, Database(settings.url), clock=lambda: NOW)
+    database = Database(settings.url)
+    app = create_app(settings, database, clock=lambda: NOW)
     server = create_server(app, host="127.0.0.1", port=0)
     threading.Thread(target=server.run, daemon=True).start()
     browser, used = _Browser(server.effective_port), cpu_s()
     browser.log_in()
     form = {"rule": json.dumps(RULES[name])}
     seconds, page = timed(lambda: browser.post("/segments/count", form), rounds)
+    browser.close()
+    server.close()
+    database.dispose()
     return {"seconds": seconds, "cpu_s": cpu_s() - used, "page": re.sub(r"<[^>]+>|\s+", " ", page)[:300]}
 
 
@@ -261,6 +265,9 @@ class _Browser:
         self._connection = HTTPConnection("127.0.0.1", port)
         self._cookies: SimpleCookie = SimpleCookie()
         self._token = ""
+
+    def close(self) -> None:
+        self._connection.close()
 
     def _send(self, method: str, path: str, form: dict[str, str] | None = None) -> str:
         headers = {"Cookie": "; ".join(f"{key}={one.value}" for key, one in self._cookies.items())}

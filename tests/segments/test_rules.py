@@ -207,6 +207,26 @@ def test_a_what_if_engine_counts_rows_that_no_file_holds(small: Shop) -> None:
     assert evaluator_of(small.engine).count(e("order")).count == 4
 
 
+def test_the_total_follows_the_files_and_not_what_was_counted_before(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.member(1)
+    shop.write()
+    assert shop.evaluator().count(e("order")).total == 1
+    shop.member(2, registered_at=ago(-1))
+    shop.write()
+    assert shop.evaluator().count(e("order")).total == 1
+    shop.order(2, 3)
+    shop.snapshot()
+    found = shop.evaluator().count(e("order"), 0)
+    assert (found.count, found.total, found.sample) == (1, 2, [])
+
+
+def test_a_sample_is_as_long_as_asked_and_in_order(small: Shop) -> None:
+    evaluator = evaluator_of(small.engine)
+    assert evaluator.count(f("member_id", "is_set"), 2).sample == ["m1", "m2"]
+    assert evaluator.count(f("member_id", "is_set"), -1).sample == []
+
+
 def test_overlaps_are_counted_together(small: Shop) -> None:
     count, others = evaluator_of(small.engine).overlap(e("order"), ["beijing", "either", "missing_city"])
     assert count == 4

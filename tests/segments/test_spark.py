@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -60,7 +61,11 @@ def test_spark_finds_the_same_members(found: dict[str, Future[set[int]]], case: 
 def test_the_cluster_has_two_workers(spark: SparkEngine) -> None:
     context = spark.session.sparkContext
     assert context.master.startswith("spark://127.0.0.1:")
-    executors = context._jsc.sc().getExecutorMemoryStatus().size() - 1  # one of them is this driver
+    deadline = time.monotonic() + 60  # executors register by and by
+    executors = -1
+    while executors < spark_cluster.WORKERS and time.monotonic() < deadline:
+        executors = context._jsc.sc().getExecutorMemoryStatus().size() - 1  # one of them is this driver
+        time.sleep(0.2)
     assert executors == spark_cluster.WORKERS
 
 

@@ -89,7 +89,7 @@ def text_value(value: Any) -> str:
 def html_value(value: Any) -> str:
     """Finalizer of HTML templates: a value, escaped, as a piece."""
     if value.__class__ is Encoded:
-        return value  # type: ignore[no-any-return]
+        return value
     if value.__class__ is str and not _SPECIAL.search(value):
         return Encoded(piece(value))
     return Encoded() if value is None else Encoded(piece(str(escape(value))))

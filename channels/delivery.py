@@ -6,8 +6,8 @@ UPDATE) → send, outside any transaction → settle (:mod:`channels.settle`). M
 two batches a channel. This is the package's one module that owns transactions.
 
 A process that dies loses nothing: what it had not handed over is sent by another, what it had is
-sent again or called ``unknown`` as the provider and the account allow; at most one batch a channel
-is in that state.
+sent again or called ``unknown`` as the provider and the account allow; at most one batch a lane is
+in that state: one on the wire, and one that was sent and is being settled.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ async def deliver(
     """Send what is due; with ``until_empty`` return when nothing is, else after ``max_seconds``.
 
     ``concurrency`` is connections a channel (each transport has a default); ``batch`` messages a
-    claim, which is also what a crash may leave ``unknown``. Messages for later stay queued. Raises
+    claim, twice which a crash may leave ``unknown``. Messages for later stay queued. Raises
     InvalidInput for settings that no transport can be made of.
     """
     wanted = tuple(channels)

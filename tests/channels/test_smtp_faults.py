@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from channels import outbox
 from channels.claim import LEASE
-from channels.delivery import run_delivery
+from channels.delivery import BATCH, LANES, run_delivery
 from channels.models import Message
 from channels.render import client_id
 from channels.transports.breaker import SILENT
@@ -244,7 +244,7 @@ def _killed_workers(database: Database, settings: Settings, number: int) -> None
         check_books(database, server, number)
         found = states(database)
         assert found["sent"] + found.get("unknown", 0) == number
-        assert found.get("unknown", 0) <= 2 * 500, "at most a batch a worker"
+        assert found.get("unknown", 0) <= 2 * LANES * BATCH, "at most a batch a lane of each worker"
 
 
 _WORKER = """

@@ -46,7 +46,8 @@ class Everything:
         ])  # fmt: skip
         with database.read() as session:
             self.ids = dict(session.execute(sa.select(Member.external_id, Member.id)).all())
-        self.load("products", [{"sku": "mug", "price": "5", "category": "mugs"}])
+        for price in ("5", "4"):
+            self.load("products", [{"sku": "mug", "price": price, "category": "mugs"}])
         self.load("events", [
             {"member_id": f"m{n}", "kind": "view", "occurred_at": at(n * 20), "properties": {"sku": "mug"}}
             for n in range(1, 5)

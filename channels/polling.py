@@ -18,11 +18,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from channels import events
+from channels.callbacks.aliyun import CHINA, aliyun_key, aliyun_time
 from channels.delivery import aliyun_transport
 from channels.events import UNDELIVERED, Receipt
 from channels.models import Message
 from channels.outbox import DELIVERED, SENT, UNKNOWN
-from channels.receipts import CHINA, aliyun_key, aliyun_time
 from channels.render import client_id
 from channels.transports.base import TransportError
 from channels.transports.sms_aliyun import AliyunTransport

@@ -11,13 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from channels.receipts import (
-    aliyun_callback,
-    is_opt_out,
-    wechat_callback,
-    wechat_signature,
-    wechat_signed,
-)
+from channels.callbacks.aliyun import aliyun_callback
+from channels.callbacks.opt_out import is_opt_out
+from channels.callbacks.wechat import wechat_callback, wechat_signature, wechat_signed
 from channels.sandbox import inbox
 from channels.transports import sms_aliyun, wechat
 from channels.transports.base import (

@@ -13,10 +13,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from channels import consent, tracking
+from channels.callbacks.wechat import wechat_signature
 from channels.consent import MARKETING
 from channels.facts import FACTS
 from channels.models import Consent, Message, MessageEvent
-from channels.receipts import wechat_signature
 from channels.transports.sms_aliyun import provider_id
 from core.db import Database
 from core.settings import Settings

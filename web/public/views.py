@@ -9,30 +9,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response, make_response, redirect, request, url_for
 from sqlalchemy.exc import DBAPIError
-from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wrappers import Response as BaseResponse
 
-from channels import consent, events, receipts, tracking
+from channels import consent, events, tracking
 from channels.models import Consent, Message
 from core.contacts import CHANNELS
 from core.db import Database
-from core.errors import InvalidInput
 from core.imports import ConsentChange
 from core.settings import Settings
-from web.public import pages
+from web.public import callbacks_sms, callbacks_wechat, pages
 
 log = logging.getLogger(__name__)
 
-CALLBACK_BYTES = 1024 * 1024
 _GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -53,7 +48,8 @@ def create_blueprint(
     _add_tracking(blueprint, database, now)
     _add_leaving(blueprint, database, settings, now)
     _add_preferences(blueprint, database, settings, now)
-    _add_callbacks(blueprint, database, settings, now)
+    callbacks_sms.add_routes(blueprint, database, settings, now)
+    callbacks_wechat.add_routes(blueprint, database, settings, now)
     return blueprint
 
 
@@ -197,50 +193,3 @@ def _add_preferences(
                 ],
             )
         return pages.page(settings.shop_name, url_for("public.style"), pages.SAVED, [pages.SAVED_NOTE])
-
-
-def _add_callbacks(
-    blueprint: Blueprint, database: Database, settings: Settings, now: Callable[[], datetime]
-) -> None:
-    def accept(found: tuple[list[events.Receipt], list[receipts.OptOut]]) -> None:
-        with database.write() as session:
-            events.apply(session, found[0], now())
-            receipts.opt_out(session, found[1])
-
-    @blueprint.post("/callbacks/aliyun/<token>")
-    def aliyun(token: str) -> tuple[dict[str, object], int]:
-        expected = tracking.callback_token(settings.aliyun_access_key_id)
-        if not secrets.compare_digest(token.encode(), expected.encode()):
-            return {"code": 404, "msg": "unknown callback address"}, HTTPStatus.NOT_FOUND
-        try:
-            accept(receipts.aliyun_callback(orjson.loads(_body()), now()))
-        except (orjson.JSONDecodeError, InvalidInput) as error:
-            return {"code": 400, "msg": str(error)}, HTTPStatus.BAD_REQUEST
-        return {"code": 0, "msg": "接收成功"}, HTTPStatus.OK
-
-    def signed() -> bool:
-        args = request.args
-        return receipts.wechat_signed(
-            settings.wechat_token, args.get("timestamp", ""), args.get("nonce", ""), args.get("signature", "")
-        )
-
-    @blueprint.get("/callbacks/wechat")
-    def verify_wechat() -> tuple[str, int, dict[str, str]]:
-        status = HTTPStatus.OK if signed() else HTTPStatus.FORBIDDEN
-        return request.args.get("echostr", "") if signed() else "", status, {"Content-Type": "text/plain"}
-
-    @blueprint.post("/callbacks/wechat")
-    def wechat() -> tuple[str, int]:
-        if not signed():
-            return "", HTTPStatus.FORBIDDEN
-        try:
-            accept(receipts.wechat_callback(_body(), now()))
-        except InvalidInput as error:
-            return str(error), HTTPStatus.BAD_REQUEST
-        return "success", HTTPStatus.OK
-
-
-def _body() -> bytes:
-    if (request.content_length or 0) > CALLBACK_BYTES:
-        raise RequestEntityTooLarge
-    return request.get_data()

@@ -1,0 +1,1 @@
+"""Providers' callbacks, read: their shapes become receipts and answers of members."""

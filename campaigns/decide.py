@@ -1,6 +1,6 @@
 """Who gets what, and why the others do not: pure, over Arrow tables, a row a candidate.
 
-Order: eligible (excluded, erased, address, consent, suppression, coupon already held, cap) →
+Order: eligible (excluded, erased, address, consent, suppression, pause, caps, coupon already held) →
 global control group → limits of the whole (budget, codes left) → holdout → variant → channel.
 Eligibility comes before randomisation, so that the arms differ by chance alone; and a limit that
 is reached ends the campaign for everybody after that candidate, held out or not, so that it
@@ -22,6 +22,7 @@ from experiments.assignment import assign
 
 EXCLUDED, ERASED, NO_ADDRESS, NO_CONSENT = "excluded", "erased", "no_address", "no_consent"
 SUPPRESSED, CAPPED, COUPON_LIMIT, CONTROL = "suppressed", "capped", "coupon_limit", "control"
+PAUSED, PREFERENCE_CAP = "paused", "preference_cap"
 BUDGET, COUPONS_USED_UP, UNDONE = "budget", "coupons_used_up", "undone"
 REASONS: dict[str, tuple[str, str]] = {
     EXCLUDED: ("in a segment that this campaign leaves out", "属于被排除的人群"),
@@ -30,6 +31,11 @@ REASONS: dict[str, tuple[str, str]] = {
     NO_CONSENT: ("has not consented to marketing", "未授权接收营销消息"),
     SUPPRESSED: ("the address is suppressed", "联系方式在黑名单中"),
     CAPPED: ("already got as many messages as the frequency cap allows", "已达频次上限"),
+    PAUSED: ("asked for a pause of marketing messages", "会员已暂停接收营销消息"),
+    PREFERENCE_CAP: (
+        "already got as many messages this week as they asked for",
+        "已达会员自己设定的每周条数",
+    ),
     COUPON_LIMIT: ("already holds as many of these coupons as one member may", "已达每人领券上限"),
     CONTROL: ("in the global control group, which gets no marketing", "属于全局对照组"),
     HOLDOUT: ("held out, to measure what the campaign brings", "属于对照组，用于衡量活动效果"),
@@ -40,7 +46,7 @@ REASONS: dict[str, tuple[str, str]] = {
 """reason → words in English and Chinese."""
 
 # A member without a usable channel is told the reason that was nearest to a send.
-_NEARNESS = (ERASED, NO_ADDRESS, NO_CONSENT, SUPPRESSED)
+_NEARNESS = (ERASED, NO_ADDRESS, NO_CONSENT, SUPPRESSED, PAUSED, PREFERENCE_CAP, CAPPED)
 
 
 @dataclass(frozen=True)

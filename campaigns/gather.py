@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from campaigns.decide import Plan, candidate_schema, limited_batches
 from campaigns.spec import CampaignSpec
-from channels import consent
+from channels import caps, consent, preferences
 from channels.models import Message
 from core.db import among, lock_rows
 from core.models import Member
@@ -27,7 +27,9 @@ def gather(
     member is counted: two campaigns at once would each see room for their message.
     """
     ids: list[int] = audience["member_id"].to_pylist()
-    if lock and (plan.cap is not None or limited_batches(plan)):
+    rules, wishes = caps.load(session), preferences.wishes(session, ids)
+    counted = bool(rules.caps) or any(wish.weekly_max is not None for wish in wishes.values())
+    if lock and (counted or plan.cap is not None or limited_batches(plan)):
         lock_rows(session, Member.__table__, ids)
     columns: dict[str, pa.Array] = {
         "member_id": audience["member_id"],
@@ -37,14 +39,26 @@ def gather(
             _recent(session, spec, ids, now) if plan.cap is not None else [0] * len(ids), pa.int64()
         ),
     }
+    usage = caps.count(session, rules, ids, now, queued=True) if counted else caps.Usage(rules)
     for channel in plan.channels:
         refused = consent.refusals(session, ids, channel, consent.MARKETING)
+        for member in ids if counted or wishes else ():
+            if member not in refused and (why := _limited(usage, wishes, member, channel, now)):
+                refused[member] = why
         columns[f"refusal_{channel}"] = pa.array([refused.get(member) for member in ids], pa.string())
     for batch in limited_batches(plan):
         held = _held(session, batch, ids)
         columns[f"held_{batch}"] = pa.array([held.get(member, 0) for member in ids], pa.int64())
     schema = candidate_schema(plan)
     return pa.table({name: columns[name] for name in schema.names}).cast(schema)
+
+
+def _limited(
+    usage: caps.Usage, wishes: Mapping[int, preferences.Wish], member: int, channel: str, now: datetime
+) -> str | None:
+    """Why a member who agreed gets nothing by this channel now: the member's own wishes, the shop's caps."""
+    wish = wishes.get(member, preferences.NO_WISH)
+    return caps.PAUSED if wish.paused(now) else usage.refusal(member, channel, wish.weekly_max)
 
 
 def _recent(session: Session, spec: CampaignSpec, ids: Sequence[int], now: datetime) -> list[int]:

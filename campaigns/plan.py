@@ -174,6 +174,19 @@ def recommendations(
     return {member: [product.for_template() for product in products] for member, products in found.items()}
 
 
+def utm_of(spec: CampaignSpec, campaign: Campaign, arm: str, channel: str) -> dict[str, Any]:
+    """The part of a message's context that tags its links; empty where the campaign does not."""
+    if spec.utm is None:
+        return {}
+    params = {
+        "utm_source": spec.utm["source"],
+        "utm_medium": spec.utm.get("medium") or channel,
+        "utm_campaign": spec.utm.get("campaign") or campaign.name,
+        "utm_content": arm,
+    }
+    return {"utm": {"params": params, "hosts": list(spec.utm.get("hosts") or ())}}
+
+
 def context_of(batch: CouponBatch | None, campaign: Campaign, now: datetime) -> dict[str, Any]:
     """The part of a message's context that all members of an arm share."""
     context: dict[str, Any] = {"campaign": {"name": campaign.name, "title": campaign.title}}

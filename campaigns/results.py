@@ -19,6 +19,7 @@ from campaigns.models import Campaign, CampaignRun, Decision
 from campaigns.roi import Cost, Interval, Roi, cost_of, roi
 from campaigns.spec import CampaignSpec
 from channels.models import Message
+from core.contacts import CHANNELS
 from core.errors import Conflict
 from core.warehouse.engine import DuckEngine
 from experiments import readout
@@ -116,7 +117,7 @@ def costs_by_arm(session: Session, campaign: Campaign, spec: CampaignSpec) -> di
         .group_by(Decision.arm)
     ).all()
     everybody = sum(number for _, number, _ in decided)
-    prices = {"email": 0, "sms": 0, "wechat": 0, **spec.message_cost_minor}
+    prices = {**dict.fromkeys(CHANNELS, 0), **spec.message_cost_minor}
     return {
         str(arm): cost_of(
             sent=sent.get(str(arm), {}),

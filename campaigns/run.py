@@ -306,7 +306,7 @@ def _enqueue(
     def row(send: dict[str, Any]) -> outbox.OutboxRow:
         member, arm = send["member_id"], send["arm"]
         template_id, version = ready.templates[arm][send["channel"]]
-        context = dict(shared[arm])
+        context = {**shared[arm], **plan.utm_of(spec, campaign, arm, send["channel"])}
         if member in codes:
             context["coupon"] = {**context["coupon"], "code": codes[member]}
         if ready.points[arm] or ready.shows_balance:

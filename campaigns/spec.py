@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from core.contacts import CHANNELS
+from core.contacts import CHANNELS, EMAIL, SMS, WECHAT
 from core.errors import InvalidInput
 from segments.rules import validate
 
@@ -17,6 +17,8 @@ HOLDOUT = "holdout"
 MAX_VARIANTS = 8
 DEFAULT_QUIET_HOURS = {"start": "21:00", "end": "08:00", "mode": "defer"}
 _CLOCK = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
+_HOST = re.compile(r"^[a-z0-9-]+(\.[a-z0-9-]+)+$", re.IGNORECASE)
+MAX_UTM = 80
 _ARM = re.compile(r"^[\w][\w .-]{0,39}$")
 
 
@@ -39,8 +41,8 @@ class CampaignSpec:
     audience: dict[str, Any]
     """A rule, most often ``{"segment": name}``."""
     variants: tuple[Variant, ...]
-    channels: tuple[str, ...] = CHANNELS
-    """In the order in which they are tried."""
+    channels: tuple[str, ...] = (EMAIL, SMS, WECHAT)
+    """In the order in which they are tried. ``webhook``, which has an address of everybody, must be named."""
     exclude: tuple[str, ...] = ()
     """Segments whose members are left out."""
     holdout: float = 0.1
@@ -54,10 +56,15 @@ class CampaignSpec:
     """A message that could not leave by then is not sent late."""
     margin: float = 0.3
     """Share of revenue that is profit before the campaign's cost."""
-    message_cost_minor: dict[str, int] = field(default_factory=lambda: {"email": 0, "sms": 5, "wechat": 0})
+    message_cost_minor: dict[str, int] = field(
+        default_factory=lambda: {"email": 0, "sms": 5, "wechat": 0, "webhook": 0}
+    )
     point_value_minor: float = 1.0
     """What a point costs when it is spent, in minor units."""
     fixed_cost_minor: int = 0
+    utm: dict[str, Any] | None = None
+    """{source, medium, campaign, hosts}: UTM parameters of links to the shop and to ``hosts``. An empty
+    medium is the channel, an empty campaign its name; the content is the variant. None: none."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -143,6 +150,7 @@ def _check(spec: CampaignSpec) -> None:
             )
     _check_numbers(spec)
     _check_quiet_hours(spec.quiet_hours)
+    _check_utm(spec.utm)
 
 
 def _check_numbers(spec: CampaignSpec) -> None:
@@ -161,6 +169,21 @@ def _check_numbers(spec: CampaignSpec) -> None:
         if channel not in CHANNELS:
             raise InvalidInput(f"message_cost_minor: “{channel}” is not a channel.", "message_cost_minor")
         _number(cost, f"message_cost_minor.{channel}", 0, 1_000_000)
+
+
+def _check_utm(utm: Mapping[str, Any] | None) -> None:
+    if utm is None:
+        return
+    texts = [utm.get(name) or "" for name in ("source", "medium", "campaign")]
+    if not all(isinstance(text, str) and len(text) <= MAX_UTM for text in texts) or not texts[0]:
+        raise InvalidInput(f"utm has a source, and texts of at most {MAX_UTM} characters.", "utm.source")
+    hosts = utm.get("hosts") or []
+    if (
+        set(utm) - {"source", "medium", "campaign", "hosts"}
+        or not isinstance(hosts, list | tuple)
+        or not all(isinstance(host, str) and _HOST.fullmatch(host) for host in hosts)
+    ):
+        raise InvalidInput("utm.hosts are names such as shop.example.com.", "utm.hosts")
 
 
 def _check_quiet_hours(hours: Mapping[str, str] | None) -> None:

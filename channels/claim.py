@@ -26,13 +26,17 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from channels import outbox
-from channels.consent import NO_ADDRESS, SUPPRESSED, refusal
-from channels.models import Account, Consent, Lease, Message, Suppression
+from channels import caps, outbox
+from channels.caps import PAUSED, TEST, Rules
+from channels.consent import MARKETING, NO_ADDRESS, SUPPRESSED, TRANSACTIONAL, refusal
+from channels.models import Account, Consent, Lease, MemberPreference, Message, Suppression
 from channels.outbox import LEASED, QUEUED, RESEND, UNKNOWN, EventRow
 from channels.quiet import DROP, quiet_until, zone
 from channels.render import MemberView
+from channels.sms.hours import Hours
 from channels.sql import is_postgres
+from channels.stop import EVERYTHING
+from channels.stop import current as stop_in_force
 from core.contacts import ADDRESS_COLUMN
 from core.db import among
 from core.models import Member
@@ -89,6 +93,8 @@ class Terms:
     channel: str
     idempotent_s: int
     fallback_zone: ZoneInfo
+    hours: Hours | None = None
+    """When the law lets marketing SMS arrive; None: at any time."""
 
 
 def take_over(session: Session, terms: Terms, now: datetime) -> int:
@@ -180,18 +186,14 @@ def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime)
     ).one_or_none()
     if account is not None and account.paused_at is not None:
         return Batch(())
+    stopped = stop_in_force(session)
+    if stopped is not None and stopped.scope == EVERYTHING:
+        return Batch(())
     # Before this instant the provider has forgotten an id; None: it never matters.
     forgotten = None
     if account is None or account.on_unknown != RESEND:
         forgotten = now - timedelta(seconds=terms.idempotent_s)
-    due = (
-        sa.select(Message.id)
-        .where(Message.state == QUEUED, Message.channel == channel, Message.not_before <= now)
-        .order_by(Message.not_before, Message.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
+    due = _due(channel, limit, now, marketing=stopped is None)
     leased = session.scalars(
         sa.update(Message)
         .where(Message.id.in_(sa.select(due.c.id)))
@@ -200,13 +202,20 @@ def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime)
     ).all()
     if not leased:
         return Batch(())
+    rules = caps.load(session)
+    rows = _load(session, channel, leased)
+    usage = _usage(session, rules, rows, now)
     ready, skips, defers, unknown = [], {}, {}, []
-    for row in _load(session, channel, leased):
+    for row in rows:
         if forgotten is not None and row.handed_over_at is not None and row.handed_over_at < forgotten:
             unknown.append(row.id)
             continue
         local = zone(row.timezone, terms.fallback_zone)
-        reason, until = _decide(row, now, local)
+        reason, until = _decide(row, now, local, rules, terms.hours)
+        if reason is None and until is None and usage is not None and _is_capped(row):
+            reason = usage.refusal(row.member_id, channel, row.weekly_max)
+            if reason is None:
+                usage.add(row.member_id, channel)
         if until is not None:
             defers[row.id] = until
         elif reason is not None:
@@ -218,6 +227,40 @@ def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime)
     if ready:
         session.execute(sa.insert(Lease).values(owner=owner, channel=channel, until=now + LEASE))
     return Batch(ready, len(skips), len(defers), len(unknown))
+
+
+def _due(channel: str, limit: int, now: datetime, *, marketing: bool) -> sa.CTE:
+    """The next messages, locked; those in another worker's hands are passed over."""
+    wanted = [Message.channel == channel, Message.not_before <= now]
+    if marketing:
+        wanted.append(Message.state == QUEUED)
+    else:  # as the partial index is written, so that it is used
+        wanted += [
+            Message.state == sa.literal(QUEUED, literal_execute=True),
+            Message.purpose == sa.literal(TRANSACTIONAL, literal_execute=True),
+        ]
+    return (
+        sa.select(Message.id)
+        .where(*wanted)
+        .order_by(Message.not_before, Message.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+
+
+def _is_capped(row: Any) -> bool:
+    return bool(row.purpose == MARKETING and row.source_kind != TEST)
+
+
+def _usage(session: Session, rules: Rules, rows: Sequence[Any], now: datetime) -> caps.Usage | None:
+    """What was sent to the batch's members lately; None where no cap asks for it."""
+    counted = [row for row in rows if _is_capped(row) and (rules.caps or row.weekly_max is not None)]
+    if not counted:
+        return None
+    caps.lock_claims(session)
+    members = {row.member_id for row in counted}
+    return caps.count(session, rules, members, now, queued=False, apart_from=[row.id for row in rows])
 
 
 def _load(session: Session, channel: str, ids: Sequence[int]) -> Sequence[Any]:
@@ -258,8 +301,11 @@ def _load(session: Session, channel: str, ids: Sequence[int]) -> Sequence[Any]:
             index.label("address_index"),
             Consent.granted,
             Suppression.reason.label("suppression"),
+            MemberPreference.weekly_max,
+            MemberPreference.paused_until,
         )
         .join(Member, Member.id == Message.member_id)
+        .outerjoin(MemberPreference, MemberPreference.member_id == Message.member_id)
         .outerjoin(Consent, consented)
         .outerjoin(Suppression, sa.and_(Suppression.channel == channel, Suppression.address_index == index))
         .where(among(session, Message.id, ids))
@@ -277,20 +323,31 @@ def _json(text: str | None) -> Any:
     return None if text is None else orjson.loads(text)
 
 
-def _decide(row: Any, now: datetime, local: ZoneInfo) -> tuple[str | None, datetime | None]:
-    """(why it is skipped, or until when it waits); both None: send it."""
+def _decide(
+    row: Any, now: datetime, local: ZoneInfo, rules: Rules, legal: Hours | None = None
+) -> tuple[str | None, datetime | None]:
+    """(why it is skipped, or until when it waits); both None: send it, unless a cap is reached."""
     if row.expires_at is not None and row.expires_at <= now:
         return EXPIRED, None
     no_address = row.address is None or row.address_index is None
     refused = refusal(row.purpose, row.erased, no_address, bool(row.granted), row.suppression)
     if refused is not None:
         return refused, None
-    quiet_hours = _json(row.quiet_hours)
-    until = quiet_until(quiet_hours, local, now) if quiet_hours else None
-    if until is None:
+    marketing = row.purpose == MARKETING
+    if marketing and row.source_kind != TEST and row.paused_until is not None and row.paused_until > now:
+        return PAUSED, None
+    # The message's own hours and the shop's: outside both, or not at all.
+    hours = [found for found in (_json(row.quiet_hours), rules.quiet_hours if marketing else None) if found]
+    ends = [(end, found) for found in hours if (end := quiet_until(found, local, now)) is not None]
+    # The law's hours are the recipient's right: they only ever put off.
+    if legal is not None and marketing and row.source_kind != TEST:
+        opening = legal.opens(row.address, row.timezone, now)
+        ends += [(opening, {})] if opening is not None else []
+    if not ends:
         return None, None
-    if quiet_hours.get("mode") == DROP:
+    if any(found.get("mode") == DROP for _, found in ends):
         return QUIET, None
+    until = max(end for end, _ in ends)
     if row.expires_at is not None and row.expires_at <= until:
         return EXPIRED, None
     return None, until
@@ -365,11 +422,31 @@ def _settle_refused(
 
 
 def hand_over(session: Session, owner: str, now: datetime) -> bool:
-    """Mark a batch as about to be given to the provider, and renew its lease; whether it is still ours."""
+    """Mark a batch as about to be given to the provider, and renew its lease; whether it may be sent.
+
+    Not when somebody took it over, nor when delivery was stopped since the claim: then it is queued again.
+    """
+    stopped = stop_in_force(session)
+    if stopped is not None and _put_back(session, owner, stopped.scope):
+        return False
     found: Any = session.execute(
         sa.update(Lease).where(Lease.owner == owner).values(handed_over_at=now, until=now + LEASE)
     )
     return bool(found.rowcount)
+
+
+def _put_back(session: Session, owner: str, scope: str) -> bool:
+    """Queue a claimed batch again if any of it is stopped; whether it was."""
+    mine = sa.and_(Message.lease_owner == owner, Message.state == LEASED)
+    purposes = set(session.scalars(sa.select(Message.purpose).where(mine).distinct()))
+    if not purposes or (scope != EVERYTHING and MARKETING not in purposes):
+        return False
+    session.execute(
+        sa.update(Message).where(mine).values(state=QUEUED, lease_owner=None, lease_until=None),
+        execution_options={"synchronize_session": False},
+    )
+    release(session, owner)
+    return True
 
 
 def release(session: Session, owner: str) -> None:

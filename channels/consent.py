@@ -7,7 +7,7 @@ keeps them all; a replay changes nothing. A suppression belongs to an address, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -38,6 +38,10 @@ IMPORT = "import"
 
 NO_ADDRESS, NO_CONSENT, SUPPRESSED, ERASED = "no_address", "no_consent", "suppressed", "erased"
 """Reasons that :func:`refusals` gives."""
+
+
+Writer = Callable[[Session, Iterable[ConsentChange]], None]
+"""What stores the consents of an import."""
 
 
 class SuppressionRow(NamedTuple):
@@ -95,17 +99,22 @@ def set_imported(session: Session, rows: Iterable[ConsentChange]) -> None:
     complaint): the file may be older than that. A withdrawal in a file always counts.
     """
     listed = list(rows)
-    left = {
+    left = withdrawn_elsewhere(session, [row for row in listed if row.granted])
+    set_many(session, [row for row in listed if not (row.granted and row[:3] in left)])
+
+
+def withdrawn_elsewhere(session: Session, rows: Iterable[ConsentChange]) -> set[tuple[int, str, str]]:
+    """(member, channel, purpose) that the members of ``rows`` withdrew otherwise than by a file."""
+    return {
         (member_id, channel, purpose)
         for member_id, channel, purpose in session.execute(
             sa.select(Consent.member_id, Consent.channel, Consent.purpose).where(
-                among(session, Consent.member_id, sorted({row.member_id for row in listed if row.granted})),
+                among(session, Consent.member_id, sorted({row.member_id for row in rows})),
                 Consent.granted.is_(False),
                 Consent.source != IMPORT,
             )
         )
     }
-    set_many(session, [row for row in listed if not (row.granted and row[:3] in left)])
 
 
 def _check(channel: str, purpose: str) -> None:

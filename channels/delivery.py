@@ -32,16 +32,21 @@ from channels.claim import Batch, Claimed, Terms, claim, hand_over, take_over
 from channels.outbox import FAILED, QUEUED, SENT, UNKNOWN
 from channels.render import Content, Job, client_id
 from channels.settle import Settlement, chance, decide, on_unknown, settle
+from channels.sms.hours import hours_of
 from channels.templates import choose_language, load_contents
-from channels.transports import dkim
+from channels.transports import dkim, sms_tencent
 from channels.transports.base import EmailPayload, Outcome, Outgoing, Reaction, Transport, TransportError
 from channels.transports.email import EmailTransport
 from channels.transports.mail_state import MailState
 from channels.transports.mx import mx_host
 from channels.transports.servers import parse_urls
 from channels.transports.sms_aliyun import AliyunTransport, Credentials
+from channels.transports.sms_router import SmsRouter
+from channels.transports.sms_tencent import TencentTransport
+from channels.transports.sms_twilio import TwilioTransport
+from channels.transports.webhook import WebhookTransport
 from channels.transports.wechat import WechatTransport
-from core.contacts import CHANNELS, EMAIL, SMS
+from core.contacts import CHANNELS, EMAIL, SMS, WEBHOOK
 from core.db import Database
 from core.errors import InvalidInput
 from core.settings import Settings
@@ -99,7 +104,16 @@ def transport_for(
             now=now,
         )
     if channel == SMS:
-        return aliyun_transport(settings, concurrency)
+        return sms_transport(settings, concurrency, now)
+    if channel == WEBHOOK:
+        return WebhookTransport(
+            settings.webhook,
+            settings.webhook_secret,
+            # The built-in stand-in is on this machine.
+            allow_private=settings.webhook_allow_private or not settings.webhook_url,
+            connections=concurrency,
+            clock=now,
+        )
     return WechatTransport(
         database,
         settings.wechat,
@@ -107,6 +121,50 @@ def transport_for(
         settings.wechat_secret,
         connections=concurrency,
         clock=now,
+    )
+
+
+def sms_transport(settings: Settings, concurrency: int | None, now: Clock) -> Transport:
+    """The SMS provider of the settings, or a router where numbers abroad go to another."""
+    made = {name: _sms_provider(name, settings, concurrency, now) for name in settings.sms_providers}
+    if len(made) == 1:
+        return made[settings.sms_provider]
+    return SmsRouter(made[settings.sms_provider], made[settings.sms_provider_abroad])
+
+
+def _sms_provider(name: str, settings: Settings, concurrency: int | None, now: Clock) -> Transport:
+    if name == "tencent":
+        return tencent_transport(settings, concurrency, now)
+    if name == "twilio":
+        return twilio_transport(settings, concurrency)
+    return aliyun_transport(settings, concurrency)
+
+
+def twilio_transport(settings: Settings, concurrency: int | None) -> TwilioTransport:
+    """Twilio, or its stand-in where no endpoint is set."""
+    return TwilioTransport(
+        settings.twilio,
+        settings.twilio_account_sid,
+        settings.twilio_auth_token,
+        settings.twilio_sender,
+        base_url=settings.base_url,
+        connections=concurrency,
+    )
+
+
+def tencent_transport(settings: Settings, concurrency: int | None, now: Clock) -> TencentTransport:
+    """Tencent, or its stand-in where no endpoint is set. Only its waits follow ``now``: a request is
+    signed by the real clock, which is the one that Tencent compares it with.
+    """
+    return TencentTransport(
+        settings.tencent,
+        sms_tencent.Credentials(settings.tencent_secret_id, settings.tencent_secret_key),
+        sdk_app_id=settings.tencent_sdk_app_id,
+        region=settings.tencent_region,
+        sign_name=settings.tencent_sign_name,
+        connections=concurrency,
+        show_text=not settings.tencent_endpoint,
+        now=now,
     )
 
 
@@ -207,7 +265,9 @@ class _Channel:
         self._database, self._settings, self._channel = database, settings, channel
         self._transport, self._batch, self._now = transport, batch, now
         self._owner = owner
-        self._terms = Terms(channel, transport.idempotent_s, settings.zone)
+        self._terms = Terms(
+            channel, transport.idempotent_s, settings.zone, hours_of(settings) if channel == SMS else None
+        )
         # One batch at a time is on the wire: the other lane's is marked as handed over only when
         # it really goes out.
         self._wire = asyncio.Lock()
@@ -259,7 +319,7 @@ class _Channel:
             if outgoing:
                 handed_over_at = self._now()
                 if not await asyncio.to_thread(self._hand_over, owner, handed_over_at):
-                    log.warning("The batch %s was taken over before it was sent.", owner)
+                    log.warning("The batch %s was taken over or stopped before it was sent.", owner)
                     return
             outcomes = await self._transport.send_many(outgoing, SEND_S) if outgoing else []
         now = self._now()

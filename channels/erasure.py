@@ -7,11 +7,12 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from channels import preferences
 from channels.consent import ERASED, SuppressionRow, suppress_many
-from channels.models import Consent, Message
+from channels.models import Consent, Message, OptIn, WechatGrant, WechatWindow
 from channels.outbox import QUEUED, SKIPPED
 from channels.sql import CONSENTS, mark_touches
-from core.contacts import ADDRESS_COLUMN
+from core.contacts import ADDRESS_COLUMN, WECHAT
 from core.models import Member
 from core.warehouse.replica import mark
 
@@ -32,7 +33,11 @@ def forget(session: Session, member: Member, now: datetime) -> None:
             if index is not None
         ],
     )
+    for table in (WechatWindow, WechatGrant):
+        session.execute(sa.delete(table).where(table.openid_index == indexes[WECHAT]))
     session.execute(sa.delete(Consent).where(Consent.member_id == member.id))
+    session.execute(sa.delete(OptIn).where(OptIn.member_id == member.id))
+    preferences.forget(session, member.id)
     mark(session, CONSENTS, [None])
     session.execute(
         sa.update(Message)

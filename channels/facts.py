@@ -1,7 +1,7 @@
 """The fact table that channels give to the warehouse: touches, one row a message that was sent.
 
 Whoever was erased is left out. ``opened_at`` and ``clicked_at`` are the first by a human; opens
-are a hint only (see :func:`channels.tracking.actor`).
+are a hint only (see :mod:`channels.visits`).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ VARIABLES = frozenset(
     {"member", "coupon", "points", "shop", "campaign", "unsubscribe_url", "preferences_url", "data"}
 )
 FUNCTIONS = frozenset({"track", "_track", "range", "recommend"})
-_INTERNAL = frozenset({"_open_url", "loop"})
+_INTERNAL = frozenset({"_open_url", "_trap_url", "loop"})
 FILTERS = (
     "abs",
     "capitalize",

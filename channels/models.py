@@ -37,6 +37,36 @@ class ConsentEvent(Base):
     at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
+class MemberPreference(Base):
+    """What a member asked for beyond yes or no: how often, and a pause. No row: nothing asked."""
+
+    __tablename__ = "member_preferences"
+
+    member_id: Mapped[int] = mapped_column(sa.ForeignKey("members.id"), primary_key=True)
+    weekly_max: Mapped[int | None]
+    """Marketing messages in seven days at most, over all channels; null: as the shop likes."""
+    paused_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class OptIn(Base):
+    """A consent that was asked for and waits for the click in an e-mail (double opt-in)."""
+
+    __tablename__ = "opt_ins"
+    __table_args__ = (sa.Index("ix_opt_ins_member_id", "member_id"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    request_key: Mapped[str] = mapped_column(sa.String(160), unique=True)
+    """Natural key of the request: who asked, and their idempotency key."""
+    member_id: Mapped[int] = mapped_column(sa.ForeignKey("members.id"))
+    channel: Mapped[str] = mapped_column(sa.String(20))
+    purpose: Mapped[str] = mapped_column(sa.String(20))
+    source: Mapped[str] = mapped_column(sa.String(60))
+    asked_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    confirmed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
 class Suppression(Base):
     """An address that must not be written to, whoever it belongs to."""
 
@@ -73,7 +103,7 @@ class TemplateContent(Base):
     language: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
     fields: Mapped[dict[str, Any]] = mapped_column(Json)
     """email: subject, html, text, preheader · sms: text, provider_template, params · wechat:
-    provider_template, url, data {name: text}."""
+    kind, provider_template, url, data {name: text}, miniprogram, text · webhook: title, body, url, data."""
     changed_by: Mapped[str] = mapped_column(sa.String(200))
     changed_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
@@ -84,6 +114,15 @@ class Message(Base):
     __tablename__ = "messages"
     __table_args__ = (
         sa.Index("ix_messages_claim", "state", "channel", "not_before", "id"),
+        # While marketing is stopped, a claim must not step over a million queued messages to find a receipt.
+        sa.Index(
+            "ix_messages_transactional",
+            "channel",
+            "not_before",
+            "id",
+            postgresql_where=sa.text("state = 'queued' AND purpose = 'transactional'"),
+            sqlite_where=sa.text("state = 'queued' AND purpose = 'transactional'"),
+        ),
         sa.Index("ix_messages_member_id_created_at", "member_id", "created_at"),
         sa.Index("ix_messages_provider_id", "provider_id"),
         sa.Index("ix_messages_source", "source_kind", "source_id"),
@@ -245,3 +284,45 @@ class ProviderToken(Base):
     token: Mapped[str | None] = mapped_column(Encrypted)
     expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     refreshing_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class WechatWindow(Base):
+    """What a follower did lately that allows customer-service messages; the newest of each kind."""
+
+    __tablename__ = "wechat_windows"
+
+    openid_index: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
+    """``message`` or ``touch``: see ``channels.wechat.windows``."""
+    opened_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    until: Mapped[datetime] = mapped_column(UTCDateTime)
+    left: Mapped[int]
+    """Messages that may still be sent."""
+
+
+class WechatGrant(Base):
+    """Consents to single subscription messages that are not used up yet."""
+
+    __tablename__ = "wechat_grants"
+
+    openid_index: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    template_id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    left: Mapped[int]
+
+
+class WechatSpent(Base):
+    """A message that took a grant or a window's place: a second attempt at it takes no other."""
+
+    __tablename__ = "wechat_spent"
+
+    client_id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)
+
+
+class WechatSeen(Base):
+    """Callbacks and single-use states that were acted on, kept for as long as they could be repeated."""
+
+    __tablename__ = "wechat_seen"
+
+    key: Mapped[str] = mapped_column(sa.String(160), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)

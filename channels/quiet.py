@@ -55,5 +55,8 @@ def quiet_until(quiet: Mapping[str, Any], local: ZoneInfo, now: datetime) -> dat
         inside, days = clock >= start or clock < end, 1 if clock >= start else 0
     if not inside:
         return None
-    ending = datetime.combine(here.date() + timedelta(days=days), end, tzinfo=local)
+    ending = datetime.combine(here.date() + timedelta(days=days), end, tzinfo=local).astimezone(UTC)
+    if ending <= now:
+        # The hour that comes twice in autumn: in its second round the first one's end lies behind us.
+        ending = datetime.combine(here.date() + timedelta(days=days), end.replace(fold=1), tzinfo=local)
     return ending.astimezone(UTC)

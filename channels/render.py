@@ -7,7 +7,6 @@ filling in runs Jinja's compiled code, whose values come out already encoded.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -16,24 +15,18 @@ from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from jinja2 import Template, nodes
-
-from channels import attachments, jinja, markup, mime, rewrite, tracking, verp
-from channels.transports.base import EmailPayload, SmsPayload, WechatPayload
-from core.contacts import EMAIL, SMS, WECHAT
+from channels import attachments, jinja, markup, mime, rewrite, tracking, utm, verp
+from channels.sms.text import outgoing
+from channels.source import READY, Source, source_of
+from channels.transports.base import EmailPayload, SmsPayload, WebhookPayload, WechatPayload
+from channels.wechat import limits
+from core.contacts import EMAIL, SMS, WEBHOOK, WECHAT
 from core.errors import InvalidInput
 from core.settings import Settings
 
-log = logging.getLogger(__name__)
-
-_PLAIN = jinja.Environment(html=False)
-_HTML = jinja.Environment(html=True)
-_PLAIN_ENCODED = jinja.Environment(html=False, finalize=mime.text_value)
-_HTML_ENCODED = jinja.Environment(html=True, finalize=mime.html_value)
-_HTML_SIMPLE = jinja.Environment(html=False, finalize=mime.html_value)
-"""The finalizer escapes; Jinja's own escaping is only needed where a template itself makes markup."""
-_MAKES_MARKUP = frozenset({"e", "escape", "join", "striptags"})
-
+KINDS = ("template", "subscription", "service")
+"""Of WeChat's messages; ``channels.transports.wechat`` sends them."""
+SERVICE = KINDS[2]
 MAX_RECOMMENDED = 10
 """Products that a message carries for its member."""
 BOUNDARY = "=_huiliu_part"
@@ -43,12 +36,20 @@ FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         EMAIL: ("subject", "html", "text", "preheader", "mjml", "attachments"),
         SMS: ("text", "provider_template", "params"),
-        WECHAT: ("provider_template", "url", "data"),
+        WECHAT: ("kind", "provider_template", "url", "data", "miniprogram", "text"),
+        WEBHOOK: ("title", "body", "url", "data"),
     }
 )
 REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {EMAIL: ("subject", "html"), SMS: ("text", "provider_template"), WECHAT: ("provider_template", "data")}
+    {
+        EMAIL: ("subject", "html"),
+        SMS: ("text", "provider_template"),
+        WECHAT: ("provider_template", "data"),
+        WEBHOOK: ("title",),
+    }
 )
+REQUIRED_OF_SERVICE = ("text",)
+"""Of a WeChat customer-service message, which has no template at WeChat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,101 +83,9 @@ class Job:
     now: datetime
 
 
-@dataclass(frozen=True)
-class Source:
-    """A checked template: its tree as a reader sees it and, for e-mail parts, encoded for the wire."""
-
-    field: str
-    plain: Template
-    encoded: Template | None
-    names: frozenset[str]
-    links: tuple[str, ...] = ()
-    """Constant targets of tracked links; the encoded tree reads their signed form as ``_link0``, …"""
-    bounded: bool = False
-    """Without loops the result cannot outgrow its limit, so that it is not counted while it is made."""
-
-    def run(self, variables: Mapping[str, Any]) -> str:
-        return jinja.run(self.plain, variables, self.field)
-
-    def run_encoded(self, variables: dict[str, Any]) -> str:
-        assert self.encoded is not None
-        return self._run(self.encoded, variables)
-
-    def run_plain(self, variables: dict[str, Any]) -> str:
-        """:meth:`run`, as fast as a message a hundred microseconds needs it."""
-        return self._run(self.plain, variables)
-
-    def _run(self, template: Template, variables: dict[str, Any]) -> str:
-        if self.bounded:
-            context = template.environment.context_class(
-                template.environment, variables, template.name, template.blocks
-            )
-            try:
-                return "".join(template.root_render_func(context))
-            except Exception:
-                log.debug("%s is run again for a message with the line", self.field)
-        return jinja.run(template, variables, self.field)
-
-
-def source_of(
-    text: str, field_path: str, *, html: bool = False, encode: bool = False, prefix: str = ""
-) -> Source:
-    """Check and compile one template text. Raises InvalidInput naming ``field_path`` and the line."""
-    environment = _HTML if html else _PLAIN
-    tree = jinja.parse(environment, text, field_path)
-    names = frozenset(jinja.names_used(tree))
-    plain = environment.from_string(tree)
-    bounded = tree.find(nodes.For) is None
-    if not encode:
-        return Source(field_path, plain, None, names, (), bounded)
-    environment = _PLAIN_ENCODED
-    if html:
-        marked = any(found.name in _MAKES_MARKUP for found in tree.find_all(nodes.Filter))
-        environment = _HTML_ENCODED if marked else _HTML_SIMPLE
-    tree = jinja.parse(environment, text, field_path)
-    for data in tree.find_all(nodes.TemplateData):
-        data.data = mime.piece(data.data)
-    links = _constant_links(tree, prefix)
-    return Source(field_path, plain, environment.from_string(tree), names, links, bounded)
-
-
-_READY = frozenset({"unsubscribe_url", "preferences_url", "_open_url"})
-"""Addresses that are encoded once a message, wherever they stand by themselves."""
-
-
-def _constant_links(tree: nodes.Template, prefix: str) -> tuple[str, ...]:
-    """Replace ``_track("…")`` and bare addresses by names of ready values; the targets in order."""
-    links: list[str] = []
-    for output in list(tree.find_all(nodes.Output)):
-        for place, node in enumerate(output.nodes):
-            if isinstance(node, nodes.Name) and node.name in _READY:
-                output.nodes[place] = nodes.Name(f"_{prefix}{node.name}", "load", lineno=node.lineno)
-            elif _is_constant_link(node):
-                assert isinstance(node, nodes.Call)
-                target = node.args[0]
-                assert isinstance(target, nodes.Const)
-                if target.value not in links:
-                    links.append(target.value)
-                name = f"_{prefix}link{links.index(target.value)}"
-                output.nodes[place] = nodes.Name(name, "load", lineno=node.lineno)
-    return tuple(links)
-
-
-def _is_constant_link(node: nodes.Node) -> bool:
-    return (
-        isinstance(node, nodes.Call)
-        and isinstance(node.node, nodes.Name)
-        and node.node.name == "_track"
-        and len(node.args) == 1
-        and isinstance(node.args[0], nodes.Const)
-        and isinstance(node.args[0].value, str)
-        and not node.kwargs
-    )
-
-
 def variables_for(settings: Settings, job: Job, language: str, names: frozenset[str]) -> dict[str, Any]:
     """The values a template sees; links are signed only where ``names`` asks for them."""
-    track = partial(tracking.click_url, settings.base_url, job.message_id)
+    track = partial(_link, settings, job)
     found: dict[str, Any] = {
         "coupon": None,
         "points": None,
@@ -199,7 +108,17 @@ def variables_for(settings: Settings, job: Job, language: str, names: frozenset[
         found["preferences_url"] = tracking.preferences_url(settings.base_url, job.message_id)
     if "_open_url" in names:
         found["_open_url"] = tracking.open_url(settings.base_url, job.message_id)
+    if "_trap_url" in names:
+        found["_trap_url"] = tracking.trap_url(settings.base_url, job.message_id)
     return found
+
+
+def _link(settings: Settings, job: Job, url: str) -> str:
+    """A tracked link, with the campaign's UTM parameters where it leads to the shop."""
+    wanted = job.context.get("utm")
+    if wanted:
+        url = utm.tagged(url.strip(), wanted["params"], utm.hosts_of(settings.shop_url, wanted))
+    return tracking.click_url(settings.base_url, job.message_id, url)
 
 
 def _recommend(products: Sequence[Mapping[str, Any]], n: int = 3) -> list[Mapping[str, Any]]:
@@ -261,10 +180,10 @@ class EmailContent:
             ("h", self.html, mime.html_ready),
             ("t", self.text, mime.text_ready),
         ):
-            for name in _READY & source.names:
+            for name in READY & source.names:
                 values[f"_{prefix}{name}"] = ready(values[name])
             for count, url in enumerate(source.links):
-                found = tracking.click_url(settings.base_url, job.message_id, url)
+                found = _link(settings, job, url)
                 values[f"_{prefix}link{count}"] = ready(found)
 
 
@@ -327,43 +246,113 @@ class SmsContent:
     def payload(self, settings: Settings, job: Job) -> SmsPayload:
         values = variables_for(settings, job, self.language, self.names)
         params = {name: source.run(values).strip() for name, source in self.params.items()}
-        return SmsPayload(self.template_code, params, self.text.run(values).strip())
+        text = outgoing(settings, self.text.run(values).strip(), job.address, job.purpose)
+        return SmsPayload(self.template_code, params, text)
 
 
 @dataclass(frozen=True)
 class WechatContent:
-    """A WeChat template message: the template's id, its data, and the page it opens (tracked)."""
+    """A WeChat message: the template's id and its data, or a text; and the page it opens (tracked)."""
 
     language: str
     template_id: str
     url: Source | None
     data: Mapping[str, Source]
+    kind: str = KINDS[0]
+    text: Source | None = None
+    miniprogram: tuple[str, Source] | None = None
 
     @cached_property
     def names(self) -> frozenset[str]:
-        own = self.url.names if self.url else frozenset()
-        return own.union(*(source.names for source in self.data.values()))
+        path = self.miniprogram[1] if self.miniprogram else None
+        own = [source.names for source in (self.url, self.text, path) if source is not None]
+        return frozenset().union(*own, *(source.names for source in self.data.values()))
 
     def preview(self, settings: Settings, job: Job) -> dict[str, Any]:
         found = self.payload(settings, job)
-        return {"data": found.data, "url": found.url, "provider_template": found.template_id}
+        data = {"text": found.text} if found.kind == SERVICE else found.data
+        return {
+            "data": data,
+            "url": found.url,
+            "provider_template": found.template_id,
+            "kind": found.kind,
+            "text": found.text,
+        }
 
     def payload(self, settings: Settings, job: Job) -> WechatPayload:
         values = variables_for(settings, job, self.language, self.names)
-        url = self.url.run(values).strip() if self.url else ""
-        if url and not url.startswith(f"{settings.base_url}/"):
-            url = tracking.click_url(settings.base_url, job.message_id, url)
-        return WechatPayload(self.template_id, url, {k: s.run(values).strip() for k, s in self.data.items()})
+        program = None
+        if self.miniprogram is not None:
+            program = (self.miniprogram[0], self.miniprogram[1].run(values).strip())
+        return WechatPayload(
+            self.template_id,
+            _tracked_url(settings, job, self.url.run(values)) if self.url else "",
+            limits.fitted({name: source.run(values).strip() for name, source in self.data.items()}),
+            self.kind,
+            self.text.run(values).strip() if self.text else "",
+            program,
+        )
+
+    def check(self, settings: Settings, job: Job) -> None:
+        """Raises InvalidInput for what WeChat would refuse of a sample message."""
+        values = variables_for(settings, job, self.language, self.names)
+        data = {name: source.run(values).strip() for name, source in self.data.items()}
+        limits.check(data, f"{self.language}.data")
+        size = len(self.text.run(values).encode()) if self.text else 0
+        if size > limits.MAX_SERVICE_BYTES:
+            raise InvalidInput(
+                f"{self.language}.text has {size:,} bytes; {limits.MAX_SERVICE_BYTES:,} is the most.",
+                f"{self.language}.text",
+            )
 
 
-Content = EmailContent | SmsContent | WechatContent
+@dataclass(frozen=True)
+class WebhookContent:
+    """A message to the shop's own address: a title, a text, a page to open, and what else the app needs."""
+
+    language: str
+    title: Source
+    body: Source | None
+    url: Source | None
+    data: Mapping[str, Source]
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        own = [source.names for source in (self.title, self.body, self.url) if source is not None]
+        return frozenset().union(*own, *(source.names for source in self.data.values()))
+
+    def preview(self, settings: Settings, job: Job) -> dict[str, Any]:
+        found = self.payload(settings, job)
+        shown = {"title": found.title, "body": found.body, **found.data}
+        return {"data": {name: text for name, text in shown.items() if text}, "url": found.url}
+
+    def payload(self, settings: Settings, job: Job) -> WebhookPayload:
+        values = variables_for(settings, job, self.language, self.names)
+        return WebhookPayload(
+            job.member.external_id,
+            self.title.run(values).strip(),
+            self.body.run(values).strip() if self.body else "",
+            _tracked_url(settings, job, self.url.run(values)) if self.url else "",
+            {name: source.run(values).strip() for name, source in self.data.items()},
+        )
+
+
+def _tracked_url(settings: Settings, job: Job, written: str) -> str:
+    url = written.strip()
+    if not url or url.startswith(f"{settings.base_url}/"):
+        return url
+    return _link(settings, job, url)
+
+
+Content = EmailContent | SmsContent | WechatContent | WebhookContent
 
 
 def compile_content(channel: str, purpose: str, language: str, fields: Mapping[str, Any]) -> Content:
     """Check a language's fields and make them ready. Raises InvalidInput with the field's path."""
     if channel not in FIELDS:
         raise InvalidInput(f"“{channel}” is not a channel; use one of {', '.join(FIELDS)}.", "channel")
-    for name in REQUIRED[channel]:
+    service = channel == WECHAT and fields.get("kind") == SERVICE
+    for name in REQUIRED_OF_SERVICE if service else REQUIRED[channel]:
         if not fields.get(name) and not (name == "html" and fields.get("mjml")):
             raise InvalidInput(f"{language}.{name} is missing.", f"{language}.{name}")
     for name in fields:
@@ -381,12 +370,37 @@ def compile_content(channel: str, purpose: str, language: str, fields: Mapping[s
             str(fields["provider_template"]),
             _sources(fields.get("params") or {}, f"{language}.params"),
         )
-    url = fields.get("url")
+    if channel == WEBHOOK:
+        title = source_of(str(fields["title"]), f"{language}.title")
+        body, url = _optional(fields, language, "body"), _optional(fields, language, "url")
+        return WebhookContent(
+            language, title, body, url, _sources(fields.get("data") or {}, f"{language}.data")
+        )
+    return _compile_wechat(language, fields)
+
+
+def _optional(fields: Mapping[str, Any], language: str, name: str) -> Source | None:
+    written = fields.get(name)
+    return source_of(str(written), f"{language}.{name}") if written else None
+
+
+def _compile_wechat(language: str, fields: Mapping[str, Any]) -> WechatContent:
+    kind = str(fields.get("kind") or KINDS[0])
+    if kind not in KINDS:
+        raise InvalidInput(f"{language}.kind is one of {', '.join(KINDS)}.", f"{language}.kind")
+    program = fields.get("miniprogram") or {}
+    if program and not (isinstance(program, Mapping) and program.get("appid")):
+        path = f"{language}.miniprogram"
+        raise InvalidInput(f"{path} needs an appid, and the path of the page it opens.", path)
+    page = source_of(str(program.get("pagepath") or ""), f"{language}.miniprogram") if program else None
     return WechatContent(
         language,
-        str(fields["provider_template"]),
-        source_of(str(url), f"{language}.url") if url else None,
-        _sources(fields["data"], f"{language}.data"),
+        str(fields.get("provider_template") or ""),
+        _optional(fields, language, "url"),
+        _sources(fields.get("data") or {}, f"{language}.data"),
+        kind,
+        _optional(fields, language, "text"),
+        (str(program["appid"]), page) if page is not None else None,
     )
 
 

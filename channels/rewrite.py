@@ -25,6 +25,11 @@ _BODY_START = re.compile(r"<body\b[^>]*>", re.IGNORECASE)
 _BODY_END = re.compile(r"</body\s*>", re.IGNORECASE)
 _HIDDEN = "display:none;max-height:0;overflow:hidden;mso-hide:all"
 PIXEL = '<img src="{{ _open_url }}" width="1" height="1" alt="">'
+TRAP = f'<a href="{{{{ _trap_url }}}}" style="{_HIDDEN}" tabindex="-1" aria-hidden="true"></a>'
+"""A link that nobody sees: who follows it follows every link, and is no reader."""
+_ANY_HREF = re.compile(
+    r"""<(?:a|mj-button|mj-navbar-link|mj-image)\b[^>]*?\bhref\s*=\s*["']([^"']*)["']""", re.I
+)
 
 
 def tracked(source: str) -> str:
@@ -55,11 +60,16 @@ def with_preheader(source: str, preheader: str) -> str:
     return source[:at] + hidden + source[at:]
 
 
+def link_count(source: str) -> int:
+    """How many different places the tracked links of a message's HTML or MJML lead to."""
+    return len({href for href in _ANY_HREF.findall(source) if not _UNTRACKED.match(href)})
+
+
 def with_pixel(source: str) -> str:
-    """The open pixel before the body's end."""
+    """The open pixel and the hidden link before the body's end."""
     found = list(_BODY_END.finditer(source))
     at = found[-1].start() if found else len(source)
-    return source[:at] + PIXEL + source[at:]
+    return source[:at] + TRAP + PIXEL + source[at:]
 
 
 class _Text(HTMLParser):

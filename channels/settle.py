@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -20,13 +20,14 @@ from channels import outbox
 from channels.bounces import book
 from channels.bounces.classify import Kind
 from channels.claim import Claimed, release
-from channels.consent import SuppressionRow, suppress_many
+from channels.consent import MARKETING, SuppressionRow, set_many, suppress_many
 from channels.models import Account, Message
 from channels.outbox import FAILED, KEEP, LEASED, QUEUED, SENT, SKIPPED, UNKNOWN, EventRow
 from channels.sql import mark_touches, table_of, update_each
 from channels.transports.base import Outcome, Reaction, TransportError
-from core.contacts import EMAIL, SMS, WECHAT
+from core.contacts import EMAIL, SMS, WEBHOOK, WECHAT
 from core.db import among
+from core.imports import ConsentChange
 from core.models import Todo
 
 _HOUR = 3600.0
@@ -36,6 +37,7 @@ BACKOFF_S: Mapping[str, tuple[float, ...]] = MappingProxyType(
         SMS: (30.0, 120.0, 600.0, 1800.0, _HOUR),
         # Inside the ten minutes in which WeChat drops a repeated client_msg_id.
         WECHAT: (15.0, 60.0, 240.0),
+        WEBHOOK: (30.0, 120.0, 600.0, 1800.0, _HOUR, 4 * _HOUR),
     }
 )
 """Seconds before the next attempt, by channel; after the last one the message has failed."""
@@ -65,6 +67,10 @@ class Settlement:
     stop: bool = False
     pause: bool = False
     fall_back: bool = False
+    provider: str | None = None
+    """Who answered, where it is not the transport itself."""
+    withdraws: bool = False
+    """The provider says that the member left this channel's marketing."""
 
 
 def decide(
@@ -77,6 +83,22 @@ def decide(
     chance: float,
 ) -> Settlement:
     """What an outcome means for a message. Pure; ``chance`` (0 to 1) spreads the retries."""
+    found = _decide(message, outcome, channel, on_unknown, idempotent, now, chance)
+    withdraws = outcome.error is not None and outcome.error.withdraws
+    if outcome.provider is None and not withdraws:
+        return found
+    return replace(found, provider=outcome.provider, withdraws=withdraws)
+
+
+def _decide(
+    message: Claimed,
+    outcome: Outcome,
+    channel: str,
+    on_unknown: str,
+    idempotent: bool,
+    now: datetime,
+    chance: float,
+) -> Settlement:
     error = outcome.error
     if error is None:
         return Settlement(message, SENT, provider_id=outcome.provider_id)
@@ -110,7 +132,7 @@ def decide(
             return Settlement(message, FAILED, reason, code, suppression=error.suppression, fall_back=True)
         case Reaction.FAIL:
             return Settlement(message, FAILED, reason, code, bounce=error.bounce, fall_back=True)
-        case Reaction.UNKNOWN if on_unknown == KEEP and not idempotent:
+        case Reaction.UNKNOWN if on_unknown == KEEP and not (idempotent and error.repeatable):
             return Settlement(message, UNKNOWN, reason, code)
         case _:
             return _again(message, error, channel, now, chance)
@@ -160,12 +182,27 @@ def settle(
                 channel,
                 found.message.address_index,
                 found.suppression,
-                provider,
+                found.provider or provider,
                 now,
                 {"code": found.code, "reason": found.reason, "message_id": found.message.message_id},
             )
             for found in settlements
             if found.suppression is not None
+        ],
+    )
+    set_many(
+        session,
+        [
+            ConsentChange(
+                found.message.member.id,
+                channel,
+                MARKETING,
+                False,
+                f"{found.provider or provider}:{found.code}"[:60],
+                now,
+            )
+            for found in settlements
+            if found.withdraws
         ],
     )
     if channel == EMAIL:
@@ -214,7 +251,9 @@ def _update(
     handed_over_at: datetime | None,
 ) -> None:
     plain = [
-        found.message.message_id for found in settlements if found.state == SENT and found.provider_id is None
+        found.message.message_id
+        for found in settlements
+        if found.state == SENT and found.provider_id is None and found.provider is None
     ]
     if plain:
         session.execute(
@@ -236,7 +275,11 @@ def _update(
             ),
             execution_options={"synchronize_session": False},
         )
-    others = [found for found in settlements if found.state != SENT or found.provider_id is not None]
+    others = [
+        found
+        for found in settlements
+        if found.state != SENT or found.provider_id is not None or found.provider is not None
+    ]
     for again in (False, True):
         rows = [
             _row(found, provider, now, handed_over_at) for found in others if (found.state == QUEUED) is again
@@ -258,7 +301,7 @@ def _row(found: Settlement, provider: str, now: datetime, handed_over_at: dateti
         "id": found.message.message_id,
         "state": found.state,
         "reason": found.reason,
-        "provider": provider,
+        "provider": found.provider or provider,
         "provider_id": found.provider_id,
         "sent_at": now if found.state == SENT else None,
         "settled_at": None if again else now,
@@ -278,7 +321,7 @@ def _row(found: Settlement, provider: str, now: datetime, handed_over_at: dateti
 def _event(found: Settlement, provider: str, now: datetime) -> EventRow:
     number = found.message.message_id
     kind = "deferred" if found.state == QUEUED else found.state
-    detail: dict[str, Any] = {"provider": provider}
+    detail: dict[str, Any] = {"provider": found.provider or provider}
     if found.reason is not None:
         detail |= {"reason": found.reason, "code": found.code}
     if found.bounce:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from channels.consent import PURPOSES
 from channels.models import Template, TemplateContent
-from channels.render import Content, Job, MemberView, compile_content
+from channels.render import Content, Job, MemberView, WechatContent, compile_content
 from core.contacts import CHANNELS
 from core.errors import InvalidInput, NotFound
 from core.settings import Settings
@@ -143,7 +143,10 @@ def check(
         if not language or len(language) > 20:
             raise InvalidInput(f"“{language}” is not a language; write it like zh_CN or en.", language)
         content = compile_content(channel, purpose, language, fields)
-        content.payload(settings, _sample_job(settings, channel, purpose, language, now, SAMPLE_CONTEXT))
+        job = _sample_job(settings, channel, purpose, language, now, SAMPLE_CONTEXT)
+        content.payload(settings, job)
+        if isinstance(content, WechatContent):
+            content.check(settings, job)
 
 
 def _sample_job(

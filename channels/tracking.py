@@ -1,4 +1,4 @@
-"""Signed public links: open pixel, tracked click, unsubscribe, preferences, provider callbacks.
+"""Signed public links: open pixel, tracked click, hidden trap, leaving, preferences, callbacks.
 
 Every token names its message and its purpose and is signed, so that a link can neither be made
 up nor be used for something else; a click's token carries its target, so that the redirect
@@ -8,39 +8,18 @@ leads nowhere but where the template pointed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from core import crypto
 from core.settings import Settings
 
 OPEN, CLICK, UNSUBSCRIBE, PREFERENCES = "open", "click", "unsubscribe", "preferences"
+TRAP = "trap"
+CONFIRM = "confirm"
+HUMAN, PROXY, SCANNER = "human", "proxy", "scanner"
+"""Who opened or clicked; :mod:`channels.visits` tells."""
 _CALLBACK = "callback"
 _TRACKED = ("http://", "https://")
 _UNTRACKED = ("mailto:", "tel:", "sms:", "weixin:", "#")
-
-HUMAN, PROXY, SCANNER = "human", "proxy", "scanner"
-SCANNER_DELAY = timedelta(seconds=1.5)
-"""A click or open this soon after the send was made by a mail filter, not by a reader."""
-_PROXY_AGENTS = ("googleimageproxy", "yahoomailproxy", "ggpht.com", "mail.ru")
-_SCANNER_AGENTS = (
-    "barracuda",
-    "bot",
-    "crawler",
-    "curl",
-    "headless",
-    "httpclient",
-    "mimecast",
-    "monitor",
-    "preview",
-    "proofpoint",
-    "python",
-    "safelinks",
-    "scan",
-    "spider",
-    "symantec",
-    "urldefense",
-    "wget",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +42,11 @@ def open_url(base_url: str, message_id: int) -> str:
     return f"{base_url}/t/o/{crypto.keyring().sign(OPEN, str(message_id))}.gif"
 
 
+def trap_url(base_url: str, message_id: int) -> str:
+    """Where the link leads that no reader sees."""
+    return f"{base_url}/t/h/{crypto.keyring().sign(TRAP, str(message_id))}"
+
+
 def unsubscribe_url(base_url: str, message_id: int) -> str:
     return f"{base_url}/u/{crypto.keyring().sign(UNSUBSCRIBE, str(message_id))}"
 
@@ -81,7 +65,7 @@ def read_click(token: str) -> Click | None:
 
 
 def read_message(purpose: str, token: str) -> int | None:
-    """The message that a token of ``OPEN``, ``UNSUBSCRIBE`` or ``PREFERENCES`` names, or None."""
+    """The message that a token of ``OPEN``, ``TRAP``, ``UNSUBSCRIBE`` or ``PREFERENCES`` names, or None."""
     payload = crypto.keyring().verify(purpose, token)
     return None if payload is None else int(payload)
 
@@ -94,17 +78,3 @@ def callback_token(account: str) -> str:
 def aliyun_callback_url(settings: Settings) -> str:
     """The address to enter at Aliyun for receipts and replies."""
     return f"{settings.base_url}/callbacks/aliyun/{callback_token(settings.aliyun_access_key_id)}"
-
-
-def actor(method: str, user_agent: str, at: datetime, sent_at: datetime | None) -> str:
-    """Who opened or clicked: ``human``, ``proxy`` (an image cache on somebody's behalf) or ``scanner``.
-
-    A scanner is who sends HEAD, has no user agent or a robot's, or comes within 1.5 s of the send.
-    Anything else counts as human; Apple's prefetching cannot be told apart, so opens are a hint.
-    """
-    agent = user_agent.lower()
-    if any(word in agent for word in _PROXY_AGENTS):
-        return PROXY
-    if method == "HEAD" or not agent or any(word in agent for word in _SCANNER_AGENTS):
-        return SCANNER
-    return SCANNER if sent_at is not None and at - sent_at < SCANNER_DELAY else HUMAN

@@ -8,10 +8,10 @@ from email_validator import EmailNotValidError, validate_email
 from core import crypto
 from core.errors import InvalidInput
 
-EMAIL, SMS, WECHAT = "email", "sms", "wechat"
-CHANNELS = (EMAIL, SMS, WECHAT)
-ADDRESS_COLUMN = {EMAIL: "email", SMS: "phone", WECHAT: "openid"}
-"""The column of ``members`` that holds a channel's address."""
+EMAIL, SMS, WECHAT, WEBHOOK = "email", "sms", "wechat", "webhook"
+CHANNELS = (EMAIL, SMS, WECHAT, WEBHOOK)
+ADDRESS_COLUMN = {EMAIL: "email", SMS: "phone", WECHAT: "openid", WEBHOOK: "external_id"}
+"""The column of ``members`` that holds a channel's address; its index is ``…_index``."""
 
 
 def normalise_email(text: str) -> str:

@@ -249,6 +249,12 @@ def _member_columns(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, **indexes}
 
 
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    """Without WeChat's ids where the shop does not know them: a member may have been bound here."""
+    unknown = [name for name in ("openid", "unionid") if name in row and row[name] is None]
+    return {name: value for name, value in row.items() if name.removesuffix("_index") not in unknown}
+
+
 def _upsert(
     session: Session,
     model: type[Base],
@@ -268,7 +274,7 @@ def _upsert(
             new.append({**row, **created})
         # A file of the shop may still name somebody who was erased here: it brings nobody back.
         elif old not in (record.fingerprint, ERASED):
-            changed.append({**row, "id": row_id})
+            changed.append({**_kept(row), "id": row_id})
     written: dict[str, int] = {}
     if new:
         columns = list(new[0])
@@ -402,7 +408,7 @@ def _write_orders(
         if row_id is None:
             new.append(row)
         elif old != row["fingerprint"]:
-            changed.append({**row, "id": row_id})
+            changed.append({**_kept(row), "id": row_id})
     ids = _insert_orders(session, new)
     before, named_before = _update_orders(session, changed)
     months = _one_a_month({row["ordered_at"] for row in (*new, *changed)} | before)

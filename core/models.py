@@ -6,6 +6,7 @@ from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db import Base, BigId, Encrypted, Json, Minor, UTCDateTime
@@ -44,6 +45,16 @@ class Member(Base):
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
     erased_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    @hybrid_property
+    def external_id_index(self) -> str | None:
+        """What suppressions of the channel ``webhook`` are kept by: the id, which is no contact detail."""
+        return str(self.id)
+
+    @external_id_index.inplace.expression
+    @classmethod
+    def _external_id_index(cls) -> sa.ColumnElement[str]:
+        return sa.cast(cls.id, sa.String(32))
 
 
 class Product(Base):

@@ -25,13 +25,19 @@ Raw = Mapping[str, Any]
 STATUSES = ("paid", "refunded", "cancelled")
 MAX_TEXT = 1000
 MAX_QUANTITY = 1_000_000
-CONSENT_COLUMNS = {"email_consent": "email", "sms_consent": "sms", "wechat_consent": "wechat"}
+CONSENT_COLUMNS = {
+    "email_consent": "email",
+    "sms_consent": "sms",
+    "wechat_consent": "wechat",
+    "webhook_consent": "webhook",
+}
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     kind: tuple(names.split())
     for kind, names in {
         "members": "member_id name email phone wechat_openid wechat_unionid gender birthday city province "
-        "country locale timezone registered_at tags email_consent sms_consent wechat_consent",
+        "country locale timezone registered_at tags email_consent sms_consent wechat_consent "
+        "webhook_consent",
         "products": "sku name category brand price currency margin stock url image_url",
         "orders": "order_id member_id ordered_at sku category quantity amount discount currency status "
         "coupon_code channel",

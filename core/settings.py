@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator
@@ -55,11 +56,50 @@ class Settings(BaseSettings):
     aliyun_access_key_id: str = "sandbox-key-id"
     aliyun_access_key_secret: str = "sandbox-key-secret"  # noqa: S105 - the sandbox's own, not a secret
     aliyun_sign_name: str = "回流"
+    sms_provider: Literal["aliyun", "tencent", "twilio"] = "aliyun"
+    sms_provider_abroad: Literal["", "aliyun", "tencent", "twilio"] = ""
+    """Who sends to numbers outside mainland China; empty means the same."""
+    sms_prices: str = Field(default="*:0.05", pattern=r"^\s*(([A-Z]{2}|\*):\d+(\.\d+)?(\s+|$))+$")
+    """``country:price of a segment`` in the shop's currency, separated by spaces; ``*``: elsewhere."""
+    sms_opt_out: str = "拒收请回复R"
+    """How marketing texts to mainland China end."""
+    sms_opt_out_abroad: str = "Reply STOP to opt out"
+    sms_hours: str = Field(default="", pattern=r"^(off|\s*((\w+/)?\+\d{1,7}=\d\d:\d\d-\d\d:\d\d(\s+|$))*)$")
+    """``[provider/]+country code=from-to``, separated by spaces: when marketing SMS may arrive, in the
+    recipient's time; empty: the law's, kept by real providers only; ``off``: always."""
+    tencent_endpoint: str = ""
+    """Base URL of Tencent Cloud's SMS host; empty means the sandbox."""
+    tencent_secret_id: str = "sandbox-secret-id"  # noqa: S105 - the sandbox's own, not a secret
+    tencent_secret_key: str = "sandbox-secret-key"  # noqa: S105 - the sandbox's own, not a secret
+    tencent_sdk_app_id: str = "1400000000"
+    tencent_region: str = "ap-guangzhou"
+    tencent_sign_name: str = "回流"
+    twilio_endpoint: str = ""
+    """Base URL of Twilio's API; empty means the sandbox."""
+    twilio_account_sid: str = "AC00000000000000000000000000000000"
+    twilio_auth_token: str = "sandbox-auth-token"  # noqa: S105 - the sandbox's own, not a secret
+    twilio_sender: str = "+15005550006"
+    """A number (``+1…``), or a messaging service (``MG…``)."""
     wechat_endpoint: str = ""
     """Base URL of the official account API; empty means the sandbox."""
     wechat_appid: str = "wx-sandbox"
     wechat_secret: str = "sandbox-app-secret"  # noqa: S105 - the sandbox's own, not a secret
     wechat_token: str = "sandbox-token"  # noqa: S105 - signs WeChat's callbacks to us
+    wechat_aes_key: str = ""
+    """The account's EncodingAESKey (43 characters): opens encrypted callbacks; empty: plain ones only."""
+    wechat_authorize_endpoint: str = ""
+    """Where a member agrees to be bound; empty means WeChat's own page, or the sandbox's."""
+    wechat_scope: str = Field(default="snsapi_base", pattern=r"^snsapi_(base|userinfo)$")
+    """``snsapi_userinfo`` asks the member, and gives the unionid as well."""
+    webhook_url: str = ""
+    """The shop's own address for messages of the channel ``webhook``; empty means the sandbox."""
+    webhook_secret: str = "sandbox-webhook-secret"  # noqa: S105 - the sandbox's own, not a secret
+    webhook_allow_private: bool = False
+    """Whether ``webhook_url`` may be an address of the own network."""
+    double_opt_in: Literal["false", "true", "all"] = "false"
+    """Whether a grant for e-mail marketing by a form or the API waits for a click; ``all``: imports too."""
+    datacentre_networks: str = ""
+    """File of networks, one a line such as ``3.0.0.0/8``: clicks from there are no reader's. Empty: none."""
     sandbox_smtp_port: int = 8025
     sandbox_http_port: int = 8026
 
@@ -72,6 +112,11 @@ class Settings(BaseSettings):
     upload_limit_mb: int = 64
     api_rate: str = Field(default="60000/minute", pattern=r"^[1-9][0-9]*/(second|minute|hour)$")
     """Requests that one API key may send to one process."""
+
+    @field_validator("double_opt_in", mode="before")
+    @classmethod
+    def _as_words(cls, value: object) -> object:
+        return {"1": "true", "0": "false", "": "false"}.get(str(value).lower(), str(value).lower())
 
     @field_validator("shop_timezone")
     @classmethod
@@ -94,7 +139,7 @@ class Settings(BaseSettings):
     @property
     def uses_sandbox(self) -> bool:
         """True while any channel still points at the stand-ins on loopback."""
-        return not (self.smtp_url and self.aliyun_endpoint and self.wechat_endpoint)
+        return not (self.smtp_url and self.sms_is_real and self.wechat_endpoint)
 
     @property
     def smtp(self) -> str:
@@ -105,8 +150,35 @@ class Settings(BaseSettings):
         return self.aliyun_endpoint or f"http://127.0.0.1:{self.sandbox_http_port}/aliyun"
 
     @property
+    def sms_providers(self) -> tuple[str, ...]:
+        """The providers in use: for mainland China first, for abroad if that is another."""
+        return tuple(dict.fromkeys((self.sms_provider, self.sms_provider_abroad or self.sms_provider)))
+
+    @property
+    def sms_is_real(self) -> bool:
+        """Whether every SMS provider in use is the real one."""
+        return all(getattr(self, f"{name}_endpoint") for name in self.sms_providers)
+
+    @property
+    def tencent(self) -> str:
+        return self.tencent_endpoint or f"http://127.0.0.1:{self.sandbox_http_port}/tencent"
+
+    @property
+    def twilio(self) -> str:
+        return self.twilio_endpoint or f"http://127.0.0.1:{self.sandbox_http_port}/twilio"
+
+    @property
     def wechat(self) -> str:
         return self.wechat_endpoint or f"http://127.0.0.1:{self.sandbox_http_port}/wechat"
+
+    @property
+    def wechat_authorize(self) -> str:
+        own = "https://open.weixin.qq.com" if self.wechat_endpoint else self.wechat
+        return self.wechat_authorize_endpoint or own
+
+    @property
+    def webhook(self) -> str:
+        return self.webhook_url or f"http://127.0.0.1:{self.sandbox_http_port}/webhook"
 
 
 @lru_cache(maxsize=1)

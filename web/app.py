@@ -26,6 +26,7 @@ from web.assets.manifest import asset_path
 from web.console import (
     campaigns,
     channels,
+    delivery_rules,
     insights,
     lists,
     loyalty,
@@ -54,6 +55,7 @@ PAGES = (
     campaigns,
     loyalty,
     channels,
+    delivery_rules,
     results,
     settings_pages,
     scoring,

@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from web.commands import campaigns, clv, data, recommend, segments, services
+from web.commands import campaigns, clv, data, recommend, segments, services, wechat
 from web.commands.common import Group
 
 
@@ -26,6 +26,7 @@ for command in (
     recommend.group,
     campaigns.deliver,
     clv.group,
+    wechat.group,
     services.up,
     services.serve,
     services.sandbox,

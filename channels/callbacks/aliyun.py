@@ -1,4 +1,4 @@
-"""Aliyun's callbacks: SmsReport becomes receipts, SmsUp opt-outs.
+"""Aliyun's callbacks: SmsReport becomes receipts, SmsUp opt-outs and opt-ins.
 
 Pure. Whatever Aliyun adds or leaves out must not lose the rest.
 """
@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from channels.callbacks.opt_out import OptOut, is_opt_out
+from channels.callbacks.opt_out import OptOut, reply
 from channels.events import UNDELIVERED, Receipt
 from channels.outbox import DELIVERED
 from channels.transports.sms_aliyun import e164, provider_id
-from core.contacts import SMS
 from core.errors import InvalidInput
 
 CHINA = timezone(timedelta(hours=8))
@@ -23,15 +22,15 @@ def aliyun_callback(entries: Any, now: datetime) -> tuple[list[Receipt], list[Op
     """An SmsReport or SmsUp array. Raises InvalidInput when it is no array of objects."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InvalidInput("A callback of Aliyun is a JSON array of objects.")
-    receipts, replies = [], []
+    receipts: list[Receipt] = []
+    replies: list[OptOut] = []
     for entry in entries:
         number = str(entry.get("phone_number", ""))
         if "biz_id" in entry:
             receipts.append(_aliyun_report(entry, number, now))
-        elif is_opt_out(str(entry.get("content", ""))):
-            replies.append(
-                OptOut(SMS, e164(number), aliyun_time(entry.get("send_time"), now), "aliyun:reply")
-            )
+        else:
+            at = aliyun_time(entry.get("send_time"), now)
+            replies += reply(str(entry.get("content", "")), e164(number), at, "aliyun:reply")
     return receipts, replies
 
 

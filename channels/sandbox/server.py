@@ -14,6 +14,9 @@ from channels.sandbox.aliyun import Aliyun
 from channels.sandbox.callbacks import Callbacks
 from channels.sandbox.inbox import Store
 from channels.sandbox.smtp import Handler
+from channels.sandbox.tencent import Tencent
+from channels.sandbox.twilio import Twilio
+from channels.sandbox.webhook import Webhook
 from channels.sandbox.wechat import Wechat
 from core import crypto
 from core.errors import HuiliuError
@@ -38,10 +41,26 @@ class Sandbox:
         aliyun = Aliyun(settings, self._store, callbacks, self._delay_s)
         self.wechat = Wechat(settings, self._store, callbacks, self._delay_s)
         app = web.Application(client_max_size=BODY_BYTES)
-        app.router.add_post("/", aliyun.handle)
+        self.tencent = Tencent(settings, self._store, callbacks, self._delay_s)
+        twilio = Twilio(settings, self._store, callbacks, self._delay_s)
+
+        async def root(request: web.Request) -> web.Response:
+            """Aliyun's and Tencent's own clients know a host and no path."""
+            known = self.tencent if "x-tc-action" in request.headers else aliyun
+            return await known.handle(request)
+
+        app.router.add_post("/", root)
         app.router.add_post("/aliyun/", aliyun.handle)
+        app.router.add_post("/tencent/", self.tencent.handle)
+        for path in ("", "/twilio"):
+            messages = f"{path}/2010-04-01/Accounts/{{account}}/Messages"
+            app.router.add_post(f"{messages}.json", twilio.handle)
+            app.router.add_get(f"{messages}/{{sid}}.json", twilio.handle)
         app.router.add_post("/wechat/cgi-bin/stable_token", self.wechat.stable_token)
         app.router.add_post("/wechat/cgi-bin/message/template/send", self.wechat.send)
+        app.router.add_routes(self.wechat.routes())
+        webhook = Webhook(settings, self._store, callbacks, self._delay_s)
+        app.router.add_post("/webhook", webhook.handle)
         self._runner = web.AppRunner(
             app, access_log=None, max_field_size=HEADER_BYTES, max_line_size=HEADER_BYTES
         )

@@ -71,6 +71,8 @@ class TransportError(HuiliuError):
         bounce: str = "",
         slow_s: float | None = None,
         stop_s: float | None = None,
+        withdraws: bool = False,
+        repeatable: bool = True,
     ) -> None:
         super().__init__(message)
         self.reaction = reaction
@@ -84,6 +86,10 @@ class TransportError(HuiliuError):
         """For how long the receiver wants none."""
         self.suppression = suppression
         """The reason that a SUPPRESS writes."""
+        self.withdraws = withdraws
+        """Whether the refusal says that its member left the channel's marketing at the provider."""
+        self.repeatable = repeatable
+        """Whether a provider that drops repetitions drops one of this message too."""
 
     @property
     def retry(self) -> bool:
@@ -116,9 +122,26 @@ class WechatPayload:
     template_id: str
     url: str
     data: dict[str, str]
+    kind: str = "template"
+    """``template``, ``subscription`` (needs a grant) or ``service`` (``text``; needs an open window)."""
+    text: str = ""
+    miniprogram: tuple[str, str] | None = None
+    """(appid, path) of the mini program that opens instead of ``url``."""
 
 
-Payload = EmailPayload | SmsPayload | WechatPayload
+@dataclass(frozen=True, slots=True)
+class WebhookPayload:
+    """A message to the shop's own address, which shows it (in an app, say) however it likes."""
+
+    member_id: str
+    """The shop's own name of the member."""
+    title: str
+    body: str
+    url: str
+    data: dict[str, str]
+
+
+Payload = EmailPayload | SmsPayload | WechatPayload | WebhookPayload
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +161,8 @@ class Outcome:
 
     provider_id: str | None = None
     error: TransportError | None = None
+    provider: str | None = None
+    """Who answered, where the transport stands for several providers."""
 
 
 NOT_TRIED = Outcome(error=TransportError("Not sent in this batch.", Reaction.RETURN))

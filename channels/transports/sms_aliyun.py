@@ -21,6 +21,7 @@ import orjson
 
 from channels.transports.base import Outcome, Outgoing, Reaction, SmsPayload, TransportError, Work
 from channels.transports.http import ask, client, json_of
+from channels.transports.sms_codes import code_for
 from core.contacts import blind_index
 
 VERSION = "2017-05-25"
@@ -157,10 +158,10 @@ class AliyunTransport:
         await self._http.aclose()
 
     async def send_many(self, messages: Sequence[Outgoing], deadline_s: float) -> list[Outcome]:
-        groups = _groups(messages)
+        results: list[Outcome | None] = [None] * len(messages)
+        groups = _groups(messages, results)
         deadline = asyncio.get_running_loop().time() + deadline_s
         work = Work(groups, deadline)
-        results: list[Outcome | None] = [None] * len(messages)
 
         async def worker() -> None:
             for index, group in work:
@@ -192,7 +193,7 @@ class AliyunTransport:
             {
                 "PhoneNumbers": aliyun_number(message.address),
                 "SignName": self._sign_name,
-                "TemplateCode": payload.template_code,
+                "TemplateCode": code_for(self.name, payload.template_code),
                 "TemplateParam": orjson.dumps(payload.params).decode(),
                 "OutId": message.client_id,
             },
@@ -209,7 +210,10 @@ class AliyunTransport:
         }
         return await self._call(
             "SendBatchSms",
-            {"TemplateCode": payloads[0].template_code, "OutId": group[0].client_id},
+            {
+                "TemplateCode": code_for(self.name, payloads[0].template_code),
+                "OutId": group[0].client_id,
+            },
             {name: orjson.dumps(values).decode() for name, values in form.items()},
             [payload.text for payload in payloads],
         )
@@ -258,7 +262,10 @@ class AliyunTransport:
         answer = json_of(response)
         if answer.get("Code") == "OK":
             return answer
-        raise error_of(str(answer.get("Code") or response.status_code), str(answer.get("Message") or ""))
+        code, message = str(answer.get("Code") or response.status_code), str(answer.get("Message") or "")
+        if "x-acs-retry-after" in response.headers:
+            raise TransportError(message or code, Reaction.RETRY, code=code)
+        raise error_of(code, message)
 
 
 def _payload(message: Outgoing) -> SmsPayload:
@@ -266,15 +273,20 @@ def _payload(message: Outgoing) -> SmsPayload:
     return message.payload
 
 
-def _groups(messages: Sequence[Outgoing]) -> list[list[int]]:
-    """Indexes of messages with the same template, at most 100 and every number once a group.
+def _groups(messages: Sequence[Outgoing], results: list[Outcome | None]) -> list[list[int]]:
+    """Indexes of messages with the same template, at most 100 and every number once a group; what cannot
+    be sent gets its outcome at once.
 
     Receipts name (BizId, number), so the same number twice in a batch could not be told apart.
     """
     open_groups: dict[str, tuple[list[int], set[str]]] = {}
     done: list[list[int]] = []
     for number, message in enumerate(messages):
-        code = _payload(message).template_code
+        try:
+            code = code_for(AliyunTransport.name, _payload(message).template_code)
+        except TransportError as error:
+            results[number] = Outcome(error=error)
+            continue
         group, phones = open_groups.get(code, ([], set()))
         if len(group) == BATCH or message.address in phones:
             done.append(group)

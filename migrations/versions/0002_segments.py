@@ -64,6 +64,36 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_member_lists')),
     sa.UniqueConstraint('name', name=op.f('uq_member_lists_name'))
     )
+    op.create_table('wechat_grants',
+    sa.Column('openid_index', sa.String(length=32), nullable=False),
+    sa.Column('template_id', sa.String(length=128), nullable=False),
+    sa.Column('left', sa.Integer(), nullable=False),
+    sa.PrimaryKeyConstraint('openid_index', 'template_id', name=op.f('pk_wechat_grants'))
+    )
+    op.create_table('wechat_seen',
+    sa.Column('key', sa.String(length=160), nullable=False),
+    sa.Column('at', db.UTCDateTime(), nullable=False),
+    sa.PrimaryKeyConstraint('key', name=op.f('pk_wechat_seen'))
+    )
+    with op.batch_alter_table('wechat_seen', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_wechat_seen_at'), ['at'], unique=False)
+
+    op.create_table('wechat_spent',
+    sa.Column('client_id', sa.String(length=40), nullable=False),
+    sa.Column('at', db.UTCDateTime(), nullable=False),
+    sa.PrimaryKeyConstraint('client_id', name=op.f('pk_wechat_spent'))
+    )
+    with op.batch_alter_table('wechat_spent', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_wechat_spent_at'), ['at'], unique=False)
+
+    op.create_table('wechat_windows',
+    sa.Column('openid_index', sa.String(length=32), nullable=False),
+    sa.Column('kind', sa.String(length=20), nullable=False),
+    sa.Column('opened_at', db.UTCDateTime(), nullable=False),
+    sa.Column('until', db.UTCDateTime(), nullable=False),
+    sa.Column('left', sa.Integer(), nullable=False),
+    sa.PrimaryKeyConstraint('openid_index', 'kind', name=op.f('pk_wechat_windows'))
+    )
     op.create_table('member_list_entries',
     sa.Column('list_id', db.BigId, nullable=False),
     sa.Column('member_id', db.BigId, nullable=False),
@@ -73,6 +103,31 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('member_list_entries', schema=None) as batch_op:
         batch_op.create_index('ix_member_list_entries_member_id', ['member_id'], unique=False)
+
+    op.create_table('member_preferences',
+    sa.Column('member_id', db.BigId, nullable=False),
+    sa.Column('weekly_max', sa.Integer(), nullable=True),
+    sa.Column('paused_until', db.UTCDateTime(), nullable=True),
+    sa.Column('updated_at', db.UTCDateTime(), nullable=False),
+    sa.ForeignKeyConstraint(['member_id'], ['members.id'], name=op.f('fk_member_preferences_member_id_members')),
+    sa.PrimaryKeyConstraint('member_id', name=op.f('pk_member_preferences'))
+    )
+    op.create_table('opt_ins',
+    sa.Column('id', db.BigId, nullable=False),
+    sa.Column('request_key', sa.String(length=160), nullable=False),
+    sa.Column('member_id', db.BigId, nullable=False),
+    sa.Column('channel', sa.String(length=20), nullable=False),
+    sa.Column('purpose', sa.String(length=20), nullable=False),
+    sa.Column('source', sa.String(length=60), nullable=False),
+    sa.Column('asked_at', db.UTCDateTime(), nullable=False),
+    sa.Column('expires_at', db.UTCDateTime(), nullable=False),
+    sa.Column('confirmed_at', db.UTCDateTime(), nullable=True),
+    sa.ForeignKeyConstraint(['member_id'], ['members.id'], name=op.f('fk_opt_ins_member_id_members')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_opt_ins')),
+    sa.UniqueConstraint('request_key', name=op.f('uq_opt_ins_request_key'))
+    )
+    with op.batch_alter_table('opt_ins', schema=None) as batch_op:
+        batch_op.create_index('ix_opt_ins_member_id', ['member_id'], unique=False)
 
     op.create_table('product_changes',
     sa.Column('id', db.BigId, nullable=False),
@@ -103,6 +158,9 @@ def upgrade() -> None:
     with op.batch_alter_table('bounce_reports', schema=None) as batch_op:
         batch_op.create_index('ix_bounce_reports_message_id', ['message_id'], unique=False)
 
+    with op.batch_alter_table('messages', schema=None) as batch_op:
+        batch_op.create_index('ix_messages_transactional', ['channel', 'not_before', 'id'], unique=False, postgresql_where=sa.text("state = 'queued' AND purpose = 'transactional'"), sqlite_where=sa.text("state = 'queued' AND purpose = 'transactional'"))
+
     with op.batch_alter_table('refreshes', schema=None) as batch_op:
         batch_op.add_column(sa.Column('predictions', db.Json, nullable=True))
 
@@ -114,6 +172,9 @@ def downgrade() -> None:
     with op.batch_alter_table('refreshes', schema=None) as batch_op:
         batch_op.drop_column('predictions')
 
+    with op.batch_alter_table('messages', schema=None) as batch_op:
+        batch_op.drop_index('ix_messages_transactional', postgresql_where=sa.text("state = 'queued' AND purpose = 'transactional'"), sqlite_where=sa.text("state = 'queued' AND purpose = 'transactional'"))
+
     with op.batch_alter_table('bounce_reports', schema=None) as batch_op:
         batch_op.drop_index('ix_bounce_reports_message_id')
 
@@ -122,10 +183,25 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_product_changes_product_id'))
 
     op.drop_table('product_changes')
+    with op.batch_alter_table('opt_ins', schema=None) as batch_op:
+        batch_op.drop_index('ix_opt_ins_member_id')
+
+    op.drop_table('opt_ins')
+    op.drop_table('member_preferences')
     with op.batch_alter_table('member_list_entries', schema=None) as batch_op:
         batch_op.drop_index('ix_member_list_entries_member_id')
 
     op.drop_table('member_list_entries')
+    op.drop_table('wechat_windows')
+    with op.batch_alter_table('wechat_spent', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_wechat_spent_at'))
+
+    op.drop_table('wechat_spent')
+    with op.batch_alter_table('wechat_seen', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_wechat_seen_at'))
+
+    op.drop_table('wechat_seen')
+    op.drop_table('wechat_grants')
     op.drop_table('member_lists')
     op.drop_table('mail_servers')
     with op.batch_alter_table('leases', schema=None) as batch_op:

@@ -51,6 +51,7 @@ MAX_CONDITIONS = 1000
 """Conditions of a rule together with those of the segments it refers to: each is copied where it is named."""
 _SNAPSHOTS = {"s": "snapshot", "r": "predictions"}
 CHANNELS = ("email", "sms", "wechat")
+"""Whose consent is a field of a rule. ``webhook`` is none: the shop's own app knows whom it reaches."""
 
 
 def nothing(_name: str) -> None:

@@ -62,7 +62,13 @@ WECHAT_FIELDS = {
     "url": "https://shop.example/wx",
     "data": {"first": "{{ member.name }}，你好", "code": "{{ coupon.code }}"},
 }
-FIELDS = {"email": EMAIL_FIELDS, "sms": SMS_FIELDS, "wechat": WECHAT_FIELDS}
+WEBHOOK_FIELDS = {
+    "title": "{{ member.name }}，你好",
+    "body": "券码{{ coupon.code }}",
+    "url": "https://shop.example/app",
+    "data": {"screen": "coupons"},
+}
+FIELDS = {"email": EMAIL_FIELDS, "sms": SMS_FIELDS, "wechat": WECHAT_FIELDS, "webhook": WEBHOOK_FIELDS}
 CONTEXT = {"coupon": {"code": "ABCD-2345", "title": "20元券", "amount": 2000, "valid_until": None}}
 
 

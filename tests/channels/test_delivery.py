@@ -46,10 +46,10 @@ def test_every_channel_reaches_its_inbox_once_and_leaves_its_traces(db: Database
     made = {r.channel: (r.template_id, r.template_version) for r in rows}
     enqueue(db, *[row(n, channel, made[channel]) for channel in CHANNELS for n in range(1, 31)])
     with sandbox(db, settings) as (found, _):
-        assert counts(run_delivery(db, found, now=lambda: NOW, batch=7)) == (90, 0, 0, 0, 0)
+        assert counts(run_delivery(db, found, now=lambda: NOW, batch=7)) == (120, 0, 0, 0, 0)
         assert counts(run_delivery(db, found, now=lambda: NOW)) == (0, 0, 0, 0, 0)
-    assert states(db) == {"sent": 90}
-    assert inbox.count(found) == 90
+    assert states(db) == {"sent": 120}
+    assert inbox.count(found) == 120
     assert [m.title for m in inbox.list_messages(found, to=email_of(7))] == ["会员7，我们想你了"]
     sms = inbox.list_messages(found, to=phone_of(7)[3:])
     assert [m.title for m in sms] == ["【回流】会员7，券码ABCD-2345，拒收请回复R"]
@@ -57,18 +57,22 @@ def test_every_channel_reaches_its_inbox_once_and_leaves_its_traces(db: Database
     wechat = inbox.list_messages(found, to=openid_of(7))
     assert [m.fields["data"] for m in wechat] == [{"first": "会员7，你好", "code": "ABCD-2345"}]
     assert wechat[0].fields["url"].startswith(f"{found.base_url}/t/c/")
+    pushed = inbox.list_messages(found, to="m7")
+    assert [m.fields["data"] for m in pushed] == [
+        {"title": "会员7，你好", "body": "券码ABCD-2345", "screen": "coupons"}
+    ]
     with db.read() as session:
         kinds = session.execute(
             sa.select(MessageEvent.kind, sa.func.count()).group_by(MessageEvent.kind)
         ).all()
-        assert [tuple(kind) for kind in kinds] == [("sent", 90)]
+        assert [tuple(kind) for kind in kinds] == [("sent", 120)]
         assert set(
             session.scalars(sa.select(WarehouseMark.month).where(WarehouseMark.table_name == "touches"))
         ) == {"2026-03"}
         sent = session.execute(
             sa.select(Message.attempts, Message.sent_at, Message.provider).distinct()
         ).all()
-        assert sorted(sent) == [(1, NOW, "aliyun"), (1, NOW, "smtp"), (1, NOW, "wechat")]
+        assert sorted(sent) == [(1, NOW, "aliyun"), (1, NOW, "smtp"), (1, NOW, "webhook"), (1, NOW, "wechat")]
 
 
 def test_nothing_is_sent_to_whom_it_must_not_be(db: Database, settings: Settings) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from channels.callbacks.aliyun import aliyun_callback
 from channels.callbacks.opt_out import is_opt_out
-from channels.callbacks.wechat import wechat_callback, wechat_signature, wechat_signed
+from channels.callbacks.wechat import Found, wechat_callback, wechat_signature, wechat_signed
 from channels.sandbox import inbox
 from channels.transports import sms_aliyun, wechat
 from channels.transports.base import (
@@ -88,12 +88,12 @@ def test_aliyun_refusals(code: str, reaction: Reaction) -> None:
     [
         (-1, Reaction.RETRY),
         (40003, Reaction.SUPPRESS),
-        (43004, Reaction.FAIL),
+        (43004, Reaction.SUPPRESS),
         (43019, Reaction.SUPPRESS),
         (43101, Reaction.FAIL),
         (40037, Reaction.STOP),
         (47003, Reaction.STOP),
-        (45009, Reaction.PAUSE),
+        (45009, Reaction.HOLD),
         (45011, Reaction.RETRY),
         (45015, Reaction.FAIL),
         (45047, Reaction.FAIL),
@@ -103,7 +103,7 @@ def test_aliyun_refusals(code: str, reaction: Reaction) -> None:
     ],
 )
 def test_wechat_refusals(code: int, reaction: Reaction) -> None:
-    assert wechat.error_of(code, "").reaction is reaction
+    assert wechat.error_of(code, "", NOW).reaction is reaction
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_wechat_errors_become_reactions(sqlite_db: Database, settings: Settings)
         found = asyncio.run(
             send(wx(sqlite_db, there), card("x!"), card("stranger-1"), card("busy-00001"), card("openid-1"))
         )
-        assert reactions(found) == [Reaction.SUPPRESS, Reaction.FAIL, Reaction.RETRY, None]
+        assert reactions(found) == [Reaction.SUPPRESS, Reaction.SUPPRESS, Reaction.RETRY, None]
         assert reactions(asyncio.run(send(wx(sqlite_db, there), card("openid-1")))) == [None]
 
 
@@ -414,13 +414,13 @@ def test_wechat_events_are_read() -> None:
             f"<Event><![CDATA[{name}]]></Event><MsgID>77</MsgID><Status><![CDATA[ {status} ]]></Status></xml>"
         ).encode()
 
-    receipts, _ = wechat_callback(event("TEMPLATESENDJOBFINISH", "success"), NOW)
+    receipts = wechat_callback(event("TEMPLATESENDJOBFINISH", "success"), NOW).receipts
     assert [(r.kind, r.provider_id, r.at) for r in receipts] == [("delivered", "77", NOW)]
-    receipts, _ = wechat_callback(event("TEMPLATESENDJOBFINISH", "failed:user block"), NOW)
+    receipts = wechat_callback(event("TEMPLATESENDJOBFINISH", "failed: user block"), NOW).receipts
     assert [(r.kind, r.detail["reason"]) for r in receipts] == [("undelivered", "failed:user block")]
-    _, replies = wechat_callback(event("unsubscribe", ""), NOW)
+    replies = wechat_callback(event("unsubscribe", ""), NOW).opt_outs
     assert [(r.channel, r.address) for r in replies] == [("wechat", "o1")]
-    assert wechat_callback(event("LOCATION", ""), NOW) == ([], [])
+    assert wechat_callback(event("LOCATION", ""), NOW) == Found()
     bomb = b'<!DOCTYPE x [<!ENTITY a "aaaa">]><xml>&a;</xml>'
     for wrong in (b"", b"{}", json.dumps([]).encode(), bomb):
         with pytest.raises(InvalidInput):

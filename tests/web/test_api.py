@@ -144,6 +144,7 @@ def test_what_cannot_be_loaded_is_refused_whole(
 def test_every_endpoint_needs_a_key_with_its_scope(db: Database, client: FlaskClient) -> None:
     needed = {
         ("post", "members"): "ingest",
+        ("post", "members/a/consents"): "ingest",
         ("post", "products"): "ingest",
         ("post", "orders"): "ingest",
         ("post", "events"): "ingest",

@@ -48,6 +48,7 @@ ADDRESSES = (
     "/channels/outbox",
     "/channels/outbox?state=failed&channel=email",
     "/channels/accounts",
+    "/channels/rules",
     "/channels/inbox",
     "/results",
     "/settings",

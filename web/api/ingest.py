@@ -8,7 +8,7 @@ from typing import Any
 
 from apiflask import APIBlueprint
 
-from channels import consent
+from channels import optin
 from core import imports
 from core.db import Database
 from core.settings import Settings
@@ -45,7 +45,7 @@ def add_imports(
                 settings=settings,
                 source=body.source,
                 now=clock(),
-                consents=consent.set_imported,
+                consents=optin.importer(settings),
                 on_reject=lambda found: rejected.append({"index": found.line - 1, "reason": found.reason}),
             )
             return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -62,6 +62,28 @@ class RowsIn(Body):
                 ):
                     raise ValueError(f"row {index}: {name} is an object")
         return rows
+
+
+class ConsentIn(Body):
+    """A member's answer for a channel and purpose."""
+
+    channel: Literal["email", "sms", "wechat", "webhook"]
+    purpose: Literal["marketing", "transactional"] = "marketing"
+    granted: bool = Field(strict=True, description="false withdraws")
+    origin: Annotated[str, Field(min_length=1, max_length=60)] = Field(
+        "api", description="Where the member answered, such as `checkout`; it is kept as proof"
+    )
+    source: Source = SOURCE
+
+
+class ConsentOut(BaseModel):
+    member_id: str
+    channel: str
+    purpose: str
+    state: Literal["granted", "withdrawn", "pending"] = Field(
+        description="pending: granted once the member has confirmed it in the e-mail sent"
+    )
+    at: datetime
 
 
 class RejectOut(BaseModel):

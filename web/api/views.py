@@ -17,6 +17,7 @@ from flask.sansio.blueprints import BlueprintSetupState
 from core.db import Database
 from core.settings import Settings
 from web.api import errors
+from web.api.consents import add_consents
 from web.api.guard import Guard, describe_keys
 from web.api.ingest import add_imports
 from web.api.loyalty import add_coupon_use, add_coupons, add_points
@@ -43,6 +44,7 @@ def create_blueprint(
 
     guard = Guard(database, settings, clock)
     add_imports(blueprint, guard, database, settings, clock)
+    add_consents(blueprint, guard, database, settings, clock)
     add_coupons(blueprint, guard, database, clock)
     add_coupon_use(blueprint, guard, database, settings, clock)
     add_points(blueprint, guard, database, clock)

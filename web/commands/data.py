@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import sqlalchemy as sa
 
-from channels import consent
+from channels import optin
 from core import crypto
 from core import settings as core_settings
 from core.db import Database
@@ -96,7 +96,7 @@ def import_file(
             settings=settings,
             source=source,
             now=now(settings),
-            consents=consent.set_imported,
+            consents=optin.importer(settings),
             dry_run=dry_run,
             on_reject=refused.add,
             progress=advance,

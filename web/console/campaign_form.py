@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from flask_babel import gettext
 
 from campaigns.models import Campaign
-from campaigns.spec import METRICS, CampaignSpec
+from campaigns.spec import MAX_UTM, METRICS, CampaignSpec
 from core.contacts import CHANNELS
 from core.errors import InvalidInput
 from core.settings import Settings
@@ -88,6 +88,8 @@ def from_campaign(campaign: Campaign, spec: CampaignSpec, zone: ZoneInfo) -> For
         if campaign.scheduled_at
         else "",
     }
+    for name, value in (spec.utm or {}).items():
+        data[f"utm_{name}"] = " ".join(value) if name == "hosts" else value
     for place, channel in enumerate(spec.channels, 1):
         data[f"channel-{place}"] = channel
     for channel, cost in spec.message_cost_minor.items():
@@ -125,6 +127,7 @@ def read(form: Form, settings: Settings, *, name: str | None) -> Draft:
         "message_cost_minor": {channel: form.money(f"cost-{channel}", currency) or 0 for channel in CHANNELS},
         "point_value_minor": float(form.money("point_value", currency) or 0),
         "fixed_cost_minor": form.money("fixed_cost", currency) or 0,
+        "utm": _utm(form),
     }
     budget = form.money("budget", currency)
     scheduled_at = form.time("scheduled_at", settings.zone)
@@ -192,6 +195,17 @@ def _channels(form: Form) -> list[str]:
     return order
 
 
+def _utm(form: Form) -> dict[str, Any] | None:
+    """Empty without a source."""
+    found: dict[str, Any] = {
+        name: form.text(f"utm_{name}", limit=MAX_UTM) for name in ("source", "medium", "campaign")
+    }
+    found["hosts"] = form.text("utm_hosts", limit=1000).replace(",", " ").split()
+    if not found["source"] and any(found.values()):
+        form.error("utm_source", gettext("Give the source too, or leave all of them empty."))
+    return found if found["source"] else None
+
+
 def _quiet_hours(form: Form) -> dict[str, str] | None:
     if not form.flag("quiet"):
         return None
@@ -219,6 +233,8 @@ def refuse(form: Form, error: InvalidInput) -> None:
         name = f"variant-{index}-{channel or known.get(head, 'name')}"
     elif path.startswith("audience"):
         name = "segment" if form.value("audience_kind") == "segment" else "rule"
+    elif path.startswith("utm"):
+        name = path.replace("utm.", "utm_")
     elif path.startswith("variants"):
         name = "variants"
     elif path.startswith(("channels", "quiet_hours", "message_cost_minor")):

@@ -35,11 +35,12 @@ LANGUAGES = ("zh_CN", "en")
 FIELDS = {
     "email": ("subject", "preheader", "html", "text"),
     "sms": ("text", "provider_template", "params"),
-    "wechat": ("provider_template", "url", "data"),
+    "wechat": ("kind", "provider_template", "url", "data", "miniprogram", "text"),
+    "webhook": ("title", "body", "url", "data"),
 }
 BODY_LIMIT = 500_000
 INBOX_ROWS = 30
-MASKED = {"email": "email", "sms": "phone", "wechat": "openid"}
+MASKED = {"email": "email", "sms": "phone", "wechat": "openid", "webhook": "external_id"}
 
 
 @bp.get("")
@@ -73,7 +74,7 @@ def _contents(
         fields: dict[str, Any] = {}
         for name in FIELDS[channel]:
             text = form.text(f"{language}.{name}", limit=BODY_LIMIT)
-            if name in ("params", "data"):
+            if name in ("params", "data", "miniprogram"):
                 pairs = _pairs(form, f"{language}.{name}", text)
                 if pairs:
                     fields[name] = pairs

@@ -12,6 +12,8 @@ from flask_babel import gettext
 from flask_security import current_user
 from werkzeug.wrappers import Response
 
+from channels.stop import Stop
+from channels.stop import current as stop_in_force
 from core import members as core_members
 from web import context, i18n
 from web.context import reading, require, writing
@@ -37,6 +39,7 @@ AREAS = {
     "insights": "segments",
     "predictions": "segments",
     "rules": "segments",
+    "delivery_rules": "channels",
     "lists": "segments",
 }
 """Entry of the rail that a blueprint's pages belong to, where it is not called like one."""
@@ -47,13 +50,20 @@ class Frame:
     nav: list[Entry]
     as_of: date | None
     jobs: list[queries.JobRow]
+    stop: Stop | None
+    """The stop over all channels, where one is in force."""
 
 
 def frame() -> Frame:
     """What the frame shows; read once a request."""
     if "frame" not in g:
         session = reading()
-        g.frame = Frame(_nav(), queries.as_of(session), queries.running_jobs(session, context.now()))
+        g.frame = Frame(
+            _nav(),
+            queries.as_of(session),
+            queries.running_jobs(session, context.now()),
+            stop_in_force(session),
+        )
     found: Frame = g.frame
     return found
 

@@ -40,6 +40,9 @@ class ArmFunnel:
     failed: int
     opened: int
     clicked: int
+    opened_all: int
+    """Machines counted too."""
+    clicked_all: int
     coupons: int
     redeemed: int
 
@@ -141,13 +144,18 @@ def funnels(session: Session, run_id: int) -> list[ArmFunnel]:
         )
     }
     touched = session.execute(
-        sa.select(Decision.arm, MessageEvent.kind, sa.func.count(sa.distinct(Message.member_id)))
+        sa.select(
+            Decision.arm,
+            MessageEvent.kind,
+            sa.func.count(sa.distinct(sa.case((MessageEvent.actor == "human", Message.member_id)))),
+            sa.func.count(sa.distinct(Message.member_id)),
+        )
         .join(Message, of_run)
         .join(MessageEvent, MessageEvent.message_id == Message.id)
-        .where(MessageEvent.kind.in_(("opened", "clicked")), MessageEvent.actor == "human")
+        .where(MessageEvent.kind.in_(("opened", "clicked")))
         .group_by(Decision.arm, MessageEvent.kind)
     ).all()
-    touches = {(arm, kind): count for arm, kind, count in touched}
+    touches = {(arm, kind): (human, total) for arm, kind, human, total in touched}
     redeemed = dict(
         session.execute(
             sa.select(Decision.arm, sa.func.count())
@@ -162,13 +170,18 @@ def funnels(session: Session, run_id: int) -> list[ArmFunnel]:
             str(arm),
             count,
             *_three(messages.get(arm)),
-            touches.get((arm, "opened"), 0),
-            touches.get((arm, "clicked"), 0),
+            *_visits(touches, arm),
             coupons,
             redeemed.get(arm, 0),
         )
         for arm, count, coupons in decided
     ]
+
+
+def _visits(touches: dict[tuple[Any, str], tuple[int, int]], arm: Any) -> tuple[int, int, int, int]:
+    """Opened and clicked by people, then by machines as well."""
+    opened, clicked = (touches.get((arm, kind), (0, 0)) for kind in ("opened", "clicked"))
+    return opened[0], clicked[0], opened[1], clicked[1]
 
 
 def _three(row: Any) -> tuple[int, int, int]:

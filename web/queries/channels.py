@@ -9,7 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from channels.events import CLICKED, OPENED
 from channels.models import Account, Message, MessageEvent, Suppression, Template, TemplateContent
+from channels.tracking import HUMAN
 from core.contacts import CHANNELS
 from core.models import Member
 from web.paging import PAGE_ROWS, Page, offset, page_of
@@ -67,6 +69,16 @@ class MessageDetail:
     provider_id: str | None
     context: dict[str, Any]
     events: list[MessageEvent]
+    visits: list[Visits]
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Opens or clicks of a message: by people, and by machines as well."""
+
+    kind: str
+    human: int
+    total: int
 
 
 def templates(session: Session, *, archived: bool = False) -> list[TemplateRow]:
@@ -208,6 +220,16 @@ def message(session: Session, message_id: int) -> MessageDetail | None:
         .order_by(MessageEvent.at, MessageEvent.id)
         .limit(EVENTS_SHOWN)
     ).all()
+    visits = session.execute(
+        sa.select(
+            MessageEvent.kind,
+            sa.func.count(sa.case((MessageEvent.actor == HUMAN, 1))),
+            sa.func.count(),
+        )
+        .where(MessageEvent.message_id == message_id, MessageEvent.kind.in_((OPENED, CLICKED)))
+        .group_by(MessageEvent.kind)
+        .order_by(MessageEvent.kind.desc())
+    )
     return MessageDetail(
         MessageRow(*row),
         whole.source_kind,
@@ -216,4 +238,5 @@ def message(session: Session, message_id: int) -> MessageDetail | None:
         whole.provider_id,
         whole.context,
         list(events),
+        [Visits(*found) for found in visits],
     )

@@ -1,0 +1,1 @@
+"""The official account beyond sending: encryption, what followers do, windows and grants, binding."""

@@ -7,7 +7,7 @@ transaction, with its warehouse marks and to-do rows inside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from itertools import chain, islice
@@ -18,13 +18,12 @@ from sqlalchemy.orm import Session
 
 from core import catalog, facts
 from core.collector import paused
-from core.contacts import blind_index
-from core.db import Base, Database, among, bulk_insert
+from core.db import Database, among, bulk_insert
 from core.errors import InvalidInput
-from core.members import ERASED
 from core.models import Event, Member, Order, OrderLine, Product, Todo
 from core.rows import PARSERS, EventRow, LineRow, MemberRow, ProductRow, Raw, Shop, lines_fingerprint
 from core.settings import Settings
+from core.upsert import existing, upsert
 from core.warehouse.replica import mark
 
 KINDS = tuple(PARSERS)
@@ -34,7 +33,6 @@ LOYALTY_QUEUE = "loyalty.orders"
 """To-do rows of every order that is new or changed: points."""
 COUPON_QUEUE = "loyalty.coupons"
 """To-do rows of those that name a coupon code, or named one before."""
-_CONTACT_COLUMNS = ("email", "phone", "openid", "unionid")
 
 
 class Numbered(NamedTuple):
@@ -231,65 +229,15 @@ def _whole_order(group: list[tuple[Numbered, LineRow | str]]) -> _Group:
     return [], [Reject(item.line, problems.get(item.line, rest), item.row) for item, _ in group]
 
 
-def _existing(
-    session: Session, model: type[Base], key: str, source: str, ids: Iterable[str]
-) -> dict[str, tuple[int, str]]:
-    """external id → (id, fingerprint) of the rows that are already there."""
-    table = model.__table__
-    found = session.execute(
-        sa.select(table.c[key], table.c.id, table.c.fingerprint).where(
-            table.c.source == source, among(session, table.c[key], ids)
-        )
-    )
-    return {external: (row_id, mark_) for external, row_id, mark_ in found}
-
-
-def _member_columns(values: dict[str, Any]) -> dict[str, Any]:
-    indexes = {f"{column}_index": blind_index(column, values[column]) for column in _CONTACT_COLUMNS}
-    return {**values, **indexes}
-
-
-def _upsert(
-    session: Session,
-    model: type[Base],
-    key: str,
-    records: Sequence[MemberRow | ProductRow],
-    common: dict[str, Any],
-    created: dict[str, Any],
-) -> tuple[Report, dict[str, int]]:
-    """Insert what is new, update what differs. Answers the ids of the rows that were written."""
-    known = _existing(session, model, key, common["source"], (record.external_id for record in records))
-    widen: Callable[[dict[str, Any]], dict[str, Any]] = _member_columns if model is Member else dict
-    new, changed = [], []
-    for record in records:
-        row_id, old = known.get(record.external_id, (None, None))
-        row = {**widen(record.values), **common, key: record.external_id, "fingerprint": record.fingerprint}
-        if row_id is None:
-            new.append({**row, **created})
-        # A file of the shop may still name somebody who was erased here: it brings nobody back.
-        elif old not in (record.fingerprint, ERASED):
-            changed.append({**row, "id": row_id})
-    written: dict[str, int] = {}
-    if new:
-        columns = list(new[0])
-        rows = (tuple(row[name] for name in columns) for row in new)
-        found = bulk_insert(
-            session, model.__table__, columns, rows, conflict=["source", key], returning=["id", key]
-        )
-        written.update({external: row_id for row_id, external in found})
-    if changed:
-        session.execute(sa.update(model), changed)
-        written.update({row[key]: row["id"] for row in changed})
-    inserted = len(written) - len(changed)
-    report = Report(inserted=inserted, updated=len(changed), unchanged=len(records) - inserted - len(changed))
-    return report, written
+def _report(records: Sequence[Any], inserted: int, written: Mapping[str, int]) -> Report:
+    return Report(inserted=inserted, updated=len(written) - inserted, unchanged=len(records) - len(written))
 
 
 def _write_members(
     session: Session, records: Sequence[MemberRow], source: str, now: datetime, consents: ConsentWriter
 ) -> Report:
     common = {"source": source, "updated_at": now}
-    report, written = _upsert(session, Member, "external_id", records, common, {"created_at": now})
+    inserted, written = upsert(session, Member, "external_id", records, common, {"created_at": now})
     changes = [
         ConsentChange(written[record.external_id], channel, "marketing", granted, "import", now)
         for record in records
@@ -300,22 +248,25 @@ def _write_members(
         consents(session, changes)
     if written:
         mark(session, facts.MEMBERS, [None])
-    return report
+    return _report(records, inserted, written)
 
 
 def _write_products(
     session: Session, records: Sequence[ProductRow], source: str, now: datetime, _consents: ConsentWriter
 ) -> Report:
     before = catalog.offers(session, source, (record.external_id for record in records))
-    report, written = _upsert(session, Product, "sku", records, {"source": source, "updated_at": now}, {})
+    inserted, written = upsert(session, Product, "sku", records, {"source": source, "updated_at": now}, {})
     after = {
-        record.external_id: catalog.Offer(record.values["price_minor"], record.values["stock"])
+        record.external_id: before[record.external_id]._replace(
+            **{name: record.values[name] for name in catalog.Offer._fields if name in record.values}
+        )
         for record in records
+        if record.external_id in before
     }
     catalog.note_changes(session, written, before, after, now)
     if written:
         mark(session, facts.PRODUCTS, [None])
-    return report
+    return _report(records, inserted, written)
 
 
 def member_ids(session: Session, source: str, external_ids: Iterable[str], now: datetime) -> dict[str, int]:
@@ -394,7 +345,7 @@ def _write_orders(
     for line in records:
         groups.setdefault(line.external_id, _OrderGroup([])).lines.append(line)
     members = member_ids(session, source, (line.member_id for line in records), now)
-    known = _existing(session, Order, "external_id", source, groups)
+    known = existing(session, Order, "external_id", source, groups)
     new, changed = [], []
     for external_id, group in groups.items():
         row = group.row(source, members[group.lines[0].member_id], now)

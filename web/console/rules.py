@@ -33,7 +33,7 @@ from web.queries import segments as queries
 from web.queries import suggestions
 from web.refusals import said
 from web.roles import Permission
-from web.words import word
+from web.words import segment_titles, word
 
 bp = Blueprint("rules", __name__, url_prefix="/segments")
 SAMPLE = 5
@@ -71,7 +71,7 @@ def evaluate() -> Evaluator:
 def rule_in_words(rule: Any) -> str:
     """A rule as a sentence; a rule that is not valid any more as its reason."""
     try:
-        return in_words(rule, i18n.content_locale())
+        return in_words(rule, i18n.content_locale(), segment_titles())
     except HuiliuError as error:
         return said(error)
 
@@ -161,7 +161,7 @@ def check() -> str:
     refusal = ""
     if member is not None:
         try:
-            told = evaluated.explain(rule, member.id, i18n.content_locale())
+            told = evaluated.explain(rule, member.id, i18n.content_locale(), segment_titles())
         except InvalidInput as error:
             problem = problem_of(rule, error)
         except HuiliuError as error:

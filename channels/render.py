@@ -70,6 +70,9 @@ class MemberView:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
+jinja.plain(MemberView, MemberView.__slots__)
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One message to fill in."""

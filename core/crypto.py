@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import os
 import secrets
@@ -56,7 +55,7 @@ class Keyring:
 
     def blind_index(self, kind: str, normalised: str) -> str:
         """Keyed hash (32 hex characters) by which an exact value is found without decrypting."""
-        return hmac.new(self._index_key, f"{kind}:{normalised}".encode(), hashlib.sha256).hexdigest()[:32]
+        return hmac.digest(self._index_key, f"{kind}:{normalised}".encode(), "sha256").hex()[:32]
 
     def sign(self, purpose: str, payload: str) -> str:
         """A URL-safe token ``payload.signature``; ``purpose`` keeps one link's token from opening another."""
@@ -74,7 +73,7 @@ class Keyring:
             return None
 
     def _signature(self, purpose: str, body: str) -> str:
-        digest = hmac.new(self._token_key, f"{purpose}:{body}".encode(), hashlib.sha256).digest()
+        digest = hmac.digest(self._token_key, f"{purpose}:{body}".encode(), "sha256")
         return base64.urlsafe_b64encode(digest[:18]).decode()
 
 

@@ -7,7 +7,7 @@ transaction, with its warehouse marks and to-do rows inside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from itertools import chain, islice
@@ -18,13 +18,12 @@ from sqlalchemy.orm import Session
 
 from core import catalog, facts
 from core.collector import paused
-from core.contacts import blind_index
-from core.db import Base, Database, among, bulk_insert
+from core.db import Database, among, bulk_insert
 from core.errors import InvalidInput
-from core.members import ERASED
 from core.models import Event, Member, Order, OrderLine, Product, Todo
 from core.rows import PARSERS, EventRow, LineRow, MemberRow, ProductRow, Raw, Shop, lines_fingerprint
 from core.settings import Settings
+from core.upsert import existing, upsert
 from core.warehouse.replica import mark
 
 KINDS = tuple(PARSERS)
@@ -34,7 +33,6 @@ LOYALTY_QUEUE = "loyalty.orders"
 """To-do rows of every order that is new or changed: points."""
 COUPON_QUEUE = "loyalty.coupons"
 """To-do rows of those that name a coupon code, or named one before."""
-_CONTACT_COLUMNS = ("email", "phone", "openid", "unionid")
 
 
 class Numbered(NamedTuple):
@@ -231,6 +229,7 @@ def _whole_order(group: list[tuple[Numbered, LineRow | str]]) -> _Group:
     return [], [Reject(item.line, problems.get(item.line, rest), item.row) for item, _ in group]
 
 
+<<<<<<< HEAD
 def _existing(
     session: Session, model: type[Base], key: str, source: str, ids: Iterable[str]
 ) -> dict[str, tuple[int, str]]:
@@ -289,13 +288,17 @@ def _upsert(
     inserted = len(written) - len(changed)
     report = Report(inserted=inserted, updated=len(changed), unchanged=len(records) - inserted - len(changed))
     return report, written
+=======
+def _report(records: Sequence[Any], inserted: int, written: Mapping[str, int]) -> Report:
+    return Report(inserted=inserted, updated=len(written) - inserted, unchanged=len(records) - len(written))
+>>>>>>> lead
 
 
 def _write_members(
     session: Session, records: Sequence[MemberRow], source: str, now: datetime, consents: ConsentWriter
 ) -> Report:
     common = {"source": source, "updated_at": now}
-    report, written = _upsert(session, Member, "external_id", records, common, {"created_at": now})
+    inserted, written = upsert(session, Member, "external_id", records, common, {"created_at": now})
     changes = [
         ConsentChange(written[record.external_id], channel, "marketing", granted, "import", now)
         for record in records
@@ -306,22 +309,25 @@ def _write_members(
         consents(session, changes)
     if written:
         mark(session, facts.MEMBERS, [None])
-    return report
+    return _report(records, inserted, written)
 
 
 def _write_products(
     session: Session, records: Sequence[ProductRow], source: str, now: datetime, _consents: ConsentWriter
 ) -> Report:
     before = catalog.offers(session, source, (record.external_id for record in records))
-    report, written = _upsert(session, Product, "sku", records, {"source": source, "updated_at": now}, {})
+    inserted, written = upsert(session, Product, "sku", records, {"source": source, "updated_at": now}, {})
     after = {
-        record.external_id: catalog.Offer(record.values["price_minor"], record.values["stock"])
+        record.external_id: before[record.external_id]._replace(
+            **{name: record.values[name] for name in catalog.Offer._fields if name in record.values}
+        )
         for record in records
+        if record.external_id in before
     }
     catalog.note_changes(session, written, before, after, now)
     if written:
         mark(session, facts.PRODUCTS, [None])
-    return report
+    return _report(records, inserted, written)
 
 
 def member_ids(session: Session, source: str, external_ids: Iterable[str], now: datetime) -> dict[str, int]:
@@ -400,7 +406,7 @@ def _write_orders(
     for line in records:
         groups.setdefault(line.external_id, _OrderGroup([])).lines.append(line)
     members = member_ids(session, source, (line.member_id for line in records), now)
-    known = _existing(session, Order, "external_id", source, groups)
+    known = existing(session, Order, "external_id", source, groups)
     new, changed = [], []
     for external_id, group in groups.items():
         row = group.row(source, members[group.lines[0].member_id], now)

@@ -75,7 +75,7 @@ def erase(session: Session, member_id: int, by: str, now: datetime, erasers: Ite
         eraser(session, member, now)
     for column in _PERSONAL:
         setattr(member, column, None)
-    member.tags, member.attributes, member.fingerprint = [], {}, ERASED
+    member.tags, member.shop_tags, member.attributes, member.fingerprint = [], None, {}, ERASED
     member.erased_at = member.updated_at = now
     mark(session, facts.MEMBERS, [None])
     ordered = session.scalars(sa.select(Order.ordered_at).where(Order.member_id == member_id)).all()

@@ -39,6 +39,9 @@ class Member(Base):
     timezone: Mapped[str | None] = mapped_column(sa.String(60))
     registered_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     tags: Mapped[list[str]] = mapped_column(Json)
+    """The shop's, and those that the console gave or took."""
+    shop_tags: Mapped[list[str] | None] = mapped_column(Json)
+    """As the last import said: what changes there is all that the next one changes in ``tags``."""
     attributes: Mapped[dict[str, Any]] = mapped_column(Json)
     fingerprint: Mapped[str] = mapped_column(sa.String(32))
     """Hash of the imported row: an equal one means that nothing changed."""

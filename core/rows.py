@@ -67,7 +67,9 @@ class Shop:
 class MemberRow:
     external_id: str
     values: dict[str, Any]
-    """Columns of ``members`` without the encrypted contact details' indexes."""
+    """The columns of ``members`` that the row gives, without the contact details' indexes; of ``attributes``
+    the given ones alone, None where the row empties one.
+    """
     consents: dict[str, bool]
     fingerprint: str
 
@@ -76,6 +78,7 @@ class MemberRow:
 class ProductRow:
     external_id: str
     values: dict[str, Any]
+    """The columns of ``products`` that the row gives, and the currency."""
     fingerprint: str
 
 
@@ -271,9 +274,6 @@ def parse_member(row: Raw, shop: Shop) -> MemberRow:
     zone = _text(row, "timezone", 60)
     if zone is not None:
         _check_zone(zone)
-    tags = row.get("tags")
-    if not isinstance(tags, list):
-        tags = [tag.strip() for tag in str(tags or "").split(";")]
     values: dict[str, Any] = {
         "name": _text(row, "name"),
         "email": normalise_email(email) if email else None,
@@ -288,15 +288,34 @@ def parse_member(row: Raw, shop: Shop) -> MemberRow:
         "locale": _text(row, "locale", 20),
         "timezone": zone,
         "registered_at": _time(row, "registered_at", shop.zone),
-        "tags": sorted({str(tag) for tag in tags if tag}),
-        "attributes": {**dict(row.get("attributes") or {}), **_open_values(row, "attributes.")},
     }
+    # What a row does not name stays as it is: half a file must not empty the other half.
+    values = {name: value for name, value in values.items() if _MEMBER_COLUMNS.get(name, name) in row}
+    if "tags" in row:
+        values["tags"] = _tags(row["tags"])
+    if attributes := _attributes(row):
+        values["attributes"] = attributes
     consents = {
         channel: flag
         for column, channel in CONSENT_COLUMNS.items()
         if (flag := _flag(row, column)) is not None
     }
     return MemberRow(_must(row, "member_id"), values, consents, fingerprint(values, consents))
+
+
+_MEMBER_COLUMNS = {"openid": "wechat_openid", "unionid": "wechat_unionid"}
+"""Columns that files call differently."""
+
+
+def _tags(given: Any) -> list[str]:
+    listed = given if isinstance(given, list) else str(given or "").split(";")
+    return sorted({text for tag in listed if (text := str(tag).strip())})
+
+
+def _attributes(row: Raw) -> dict[str, Any]:
+    prefix = "attributes."
+    named = {name.removeprefix(prefix): None for name in row if name.startswith(prefix)}
+    return {**dict(row.get("attributes") or {}), **named, **_open_values(row, prefix)}
 
 
 @lru_cache(maxsize=1000)
@@ -332,6 +351,10 @@ def parse_product(row: Raw, shop: Shop) -> ProductRow:
         "stock": _whole(row, "stock", None, high=2**31 - 1),
         "url": _text(row, "url", MAX_TEXT),
         "image_url": _text(row, "image_url", MAX_TEXT),
+    }
+    named = {"price_minor": "price"}
+    values = {
+        name: value for name, value in values.items() if name == "currency" or named.get(name, name) in row
     }
     return ProductRow(_must(row, "sku"), values, fingerprint(values))
 

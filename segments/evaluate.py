@@ -22,6 +22,7 @@ from segments.models import Segment
 from segments.planning.plan import Plan
 from segments.predict.snapshot import PREDICTION_SCHEMA, PREDICTIONS
 from segments.scores import SNAPSHOT, SNAPSHOT_SCHEMA, latest_refresh, snapshot_path
+from segments.settings import TITLES, Titles
 
 MAX_SAMPLE = 1000
 MAX_OTHERS = 200
@@ -188,12 +189,16 @@ class Evaluator:
             for n, name in enumerate(names, 1)
         ]
 
-    def explain(self, rule: Any, member_id: int, locale: str = "en") -> explain.Explanation:
+    def explain(
+        self, rule: Any, member_id: int, locale: str = "en", titles: Titles = TITLES
+    ) -> explain.Explanation:
         """Whether a member matches, condition by condition, with the values looked at: one query.
 
         Raises NotFound for who is not in the warehouse.
         """
-        question = explain.Question(Plan(self.moment, self.lookup, self.lists, member_id), rule, locale)
+        question = explain.Question(
+            Plan(self.moment, self.lookup, self.lists, member_id), rule, locale, titles
+        )
         return question.answer(self.run(question.query()).to_pylist())
 
     def suggestions(

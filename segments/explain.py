@@ -15,6 +15,7 @@ from segments.planning.compare import sure
 from segments.planning.plan import Plan
 from segments.planning.presence import met_only_by_the_present
 from segments.rules import validate
+from segments.settings import TITLES, Titles
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Explanation:
 class Question:
     """One query about one member (``plan.member_id``), and its answer as a tree."""
 
-    def __init__(self, plan: Plan, rule: Any, locale: str) -> None:
-        self._plan, self._locale = plan, locale
+    def __init__(self, plan: Plan, rule: Any, locale: str, titles: Titles = TITLES) -> None:
+        self._plan, self._locale, self._titles = plan, locale, titles
         self._columns: list[exp.Expr] = []
         checked = validate(rule)
         self._present = met_only_by_the_present(checked)
@@ -67,7 +68,7 @@ class Question:
         return Explanation(there, there and rule.matched, rule)
 
     def _node(self, node: Node, path: str) -> _Draft:
-        text = words.of_node(node, self._locale)
+        text = words.of_node(node, self._locale, self._titles)
         if isinstance(node, All | Any_):
             key = "all" if isinstance(node, All) else "any"
             parts = [self._node(child, _below(path, f"{key}[{i}]")) for i, child in enumerate(node.nodes)]

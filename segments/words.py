@@ -27,11 +27,8 @@ from segments.rules import validate
 
 MAX_SHOWN = 6
 """Values of a list that are spelt out."""
-_TITLES = {
-    "lifecycle": settings.STAGE_TITLES,
-    "rfm.segment": settings.RFM_TITLES,
-    "rfm.value_segment": settings.VALUE_TITLES,
-}
+_TITLED = {"lifecycle": "stage", "rfm.segment": "rfm", "rfm.value_segment": "value"}
+"""Fields whose values have titles, and of which kind."""
 _OPERATORS = {
     "=": ("is", "为"),
     "!=": ("is not", "不为"),
@@ -124,27 +121,30 @@ _PROPERTIES = {
 }
 
 
-def in_words(rule: Any, locale: str) -> str:
-    """One sentence for a rule. Raises InvalidInput for a malformed one."""
-    return of_node(validate(rule), locale)
+def in_words(rule: Any, locale: str, titles: settings.Titles = settings.TITLES) -> str:
+    """One sentence for a rule, with the shop's ``titles`` (:func:`segments.settings.titles`).
+
+    Raises InvalidInput for a malformed one.
+    """
+    return of_node(validate(rule), locale, titles)
 
 
-def of_node(node: Node, locale: str) -> str:
+def of_node(node: Node, locale: str, titles: settings.Titles = settings.TITLES) -> str:
     """A part of a rule in words."""
-    return _words(node, 1 if locale.lower().startswith("zh") else 0, outer=True)
+    return _words(node, 1 if locale.lower().startswith("zh") else 0, titles, outer=True)
 
 
-def _words(node: Node, zh: int, *, outer: bool = False) -> str:
+def _words(node: Node, zh: int, titles: settings.Titles, *, outer: bool = False) -> str:
     if isinstance(node, All | Any_):
         joint = ((" and ", "且"), (" or ", "或"))[isinstance(node, Any_)][zh]
-        text = joint.join(_words(child, zh) for child in node.nodes)
+        text = joint.join(_words(child, zh, titles) for child in node.nodes)
         if outer or len(node.nodes) == 1:
             return text
         return f"（{text}）" if zh else f"({text})"
     if isinstance(node, Not):
         if isinstance(node.node, InSegment | InList):
             return _inside(node.node, zh, negated=True)
-        inner = _words(node.node, zh, outer=True)
+        inner = _words(node.node, zh, titles, outer=True)
         return f"非（{inner}）" if zh else f"not ({inner})"
     if isinstance(node, InSegment | InList):
         return _inside(node, zh, negated=False)
@@ -152,7 +152,7 @@ def _words(node: Node, zh: int, *, outer: bool = False) -> str:
         text = _sequence(node, zh)
         # Its commas would run into what stands beside it.
         return text if outer else f"（{text}）" if zh else f"({text})"
-    return _field(node, zh) if isinstance(node, FieldIs) else _event(node, zh)
+    return _field(node, zh, titles) if isinstance(node, FieldIs) else _event(node, zh)
 
 
 def _inside(node: InSegment | InList, zh: int, *, negated: bool) -> str:
@@ -197,11 +197,12 @@ def _values(values: tuple[Any, ...], zh: int, titles: Mapping[str, tuple[str, st
     return f"{comma.join(shown)}{joint}{last}" if shown else last
 
 
-def _field(node: FieldIs, zh: int) -> str:
+def _field(node: FieldIs, zh: int, titles: settings.Titles) -> str:
     label = _label(node.field, zh)
     if isinstance(node.value, bool):
         return f"{label}{('：', ': ')[not zh]}{(('no', '否'), ('yes', '是'))[node.value][zh]}"
-    return _comparison(label, node.op, node.value, zh, _TITLES.get(node.field))
+    kind = _TITLED.get(node.field)
+    return _comparison(label, node.op, node.value, zh, titles[kind] if kind else None)
 
 
 def _comparison(

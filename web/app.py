@@ -41,6 +41,7 @@ from web.console import (
     settings_pages,
     tags,
 )
+from web.refusals import said
 
 FORM_PARTS = 5000
 PAGES = (
@@ -111,7 +112,7 @@ def create_app(
     app.teardown_request(context.close_reading)
     app.context_processor(_for_templates)
     app.jinja_env.globals.update(asset=asset_path, word=words.word, tone=words.tone, options=words.options)
-    app.jinja_env.filters.update(text_of=i18n.text_of)
+    app.jinja_env.filters.update(text_of=i18n.text_of, said=said)
     _register_errors(app)
     return app
 
@@ -202,11 +203,11 @@ def _refusal(error: HuiliuError) -> AnyResponse | tuple[Any, int]:
             }
         ), code
     if request.method == "POST" and not context.is_htmx() and code != 404:
-        flash(str(error), "error")
+        flash(said(error), "error")
         back = request.referrer
         if back and back.startswith(request.host_url):
             return redirect(back, 303)
-    return _page(code, str(error))
+    return _page(code, said(error))
 
 
 def _crash(error: Exception) -> AnyResponse | tuple[Any, int]:

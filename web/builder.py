@@ -18,6 +18,7 @@ from segments.rules import AGGREGATES, ATTRIBUTE_OPERATORS, EVENTS, FIELDS, OPER
 from web import context
 from web.assets.manifest import asset_path
 from web.i18n import language
+from web.refusals import said
 from web.words import word
 
 CHOICE_WORDS = {"lifecycle": "stage", "rfm.segment": "rfm", "rfm.value_segment": "value"}
@@ -268,7 +269,7 @@ def node_at(rule: Any, path: str) -> Any:
 def message_of(error: InvalidInput) -> str:
     """The error without the path before it, for a reader who sees it at its place."""
     text = str(error)
-    return text.removeprefix(f"{error.field or ''}: ").removeprefix("the rule: ")
+    return said(text.removeprefix(f"{error.field or ''}: ").removeprefix("the rule: "))
 
 
 def _named(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:

@@ -13,6 +13,7 @@ from werkzeug.datastructures import MultiDict
 
 from core.errors import InvalidInput
 from core.money import to_minor
+from web.refusals import said
 
 
 class Form:
@@ -38,7 +39,7 @@ class Form:
     ) -> None:
         """Put a package's refusal beside the field it names; ``names`` maps its names to the form's."""
         field = getattr(error, "field", None) or default
-        self.error((names or {}).get(field, field), str(error))
+        self.error((names or {}).get(field, field), said(error))
 
     def value(self, name: str) -> Any:
         """What the field shows again."""

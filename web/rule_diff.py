@@ -14,6 +14,7 @@ from core.errors import InvalidInput
 from segments.language.tree import All, Any_, Node, Not
 from segments.rules import validate
 from segments.words import of_node
+from web.words import segment_titles
 
 KEPT, ADDED, GONE = "kept", "added", "gone"
 
@@ -47,7 +48,7 @@ def _lines(node: Node, depth: int, locale: str) -> Iterator[Line]:
         for child in inner.nodes:
             yield from _lines(child, depth + 1, locale)
     else:
-        yield Line(depth, of_node(node, locale))
+        yield Line(depth, of_node(node, locale, segment_titles()))
 
 
 def diff(before: Any, after: Any, locale: str) -> list[Line]:

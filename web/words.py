@@ -325,7 +325,7 @@ _TONES = {
 }
 
 
-def _titles() -> scoring.Titles:
+def segment_titles() -> scoring.Titles:
     """Titles that the segments package owns and the marketer edits, read once a request."""
     if not has_request_context():
         return scoring.TITLES
@@ -348,7 +348,7 @@ def word(kind: str, code: str | None) -> str:
         text = REASONS[code][language() == "zh"]
         return text[:1].upper() + text[1:]
     if kind in scoring.TITLES and code in scoring.TITLES[kind]:
-        return _titles()[kind][code][language() == "zh"]
+        return segment_titles()[kind][code][language() == "zh"]
     found = _WORDS.get(kind, {}).get(code)
     return str(found) if found is not None else code.replace("_", " ")
 

@@ -23,18 +23,10 @@ POLICY_LIMIT = 3
 POLICY_S = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """What a receiver takes from one worker: messages at once, and messages on one connection."""
-
-    connections: int
-    per_connection: int
-
-
-DEFAULT = Pace(10, 100)
-PACES: Mapping[str, Pace] = MappingProxyType(
-    {"google": Pace(5, 50), "outlook": Pace(5, 50), "yahoo": Pace(10, 20), "apple": Pace(10, 5)}
-)
+CONNECTIONS = 10
+CONNECTIONS_TO: Mapping[str, int] = MappingProxyType({"google": 5, "outlook": 5})
+"""Connections of one worker that may carry messages to a receiver at once. How many messages one connection
+takes is the server's own option: a relay keeps the receivers' limits itself."""
 _DOMAINS: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("gmail.com", "googlemail.com"), "google"),
@@ -75,8 +67,8 @@ def group_of(domain: str, mx: str | None = None) -> str:
     return _DOMAINS.get(domain, domain)
 
 
-def pace_of(group: str) -> Pace:
-    return PACES.get(group, DEFAULT)
+def connections_to(group: str) -> int:
+    return CONNECTIONS_TO.get(group, CONNECTIONS)
 
 
 @lru_cache(maxsize=50_000)
@@ -135,7 +127,7 @@ class Queue:
         self._again: set[int] = set()
         self._lane: dict[int, int] = {}
         self._busy: dict[str, Counter[int]] = {group: Counter() for group in self._waiting}
-        self._most = {group: pace_of(group).connections for group in self._waiting}
+        self._most = {group: connections_to(group) for group in self._waiting}
         self._policy = dict.fromkeys(self._waiting, 0)
 
     @property

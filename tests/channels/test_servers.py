@@ -22,7 +22,7 @@ from channels.transports.email import EmailTransport
 from channels.transports.mail_state import MailState, lift_limit, resume_server
 from channels.transports.servers import Server, WarmUp, parse_url, parse_urls, share
 from channels.transports.smtp_replies import reaction_of
-from channels.transports.throttle import Limit, Queue, group_of, held, pace_of
+from channels.transports.throttle import Limit, Queue, connections_to, group_of, held
 from core.db import Database
 from core.errors import InvalidInput
 from core.settings import Settings
@@ -102,10 +102,14 @@ def test_receivers_are_grouped_by_who_takes_their_mail(domain: str, mx: str | No
     assert group_of(domain, mx) == group
 
 
-def test_the_paces_of_the_large_receivers() -> None:
-    assert [(p.connections, p.per_connection) for p in map(pace_of, ("google", "outlook", "yahoo", "apple", "x"))] == [
-        (5, 50), (5, 50), (10, 20), (10, 5), (10, 100),
-    ]  # fmt: skip
+def test_the_connections_that_receivers_take() -> None:
+    assert [connections_to(group) for group in ("google", "outlook", "yahoo", "apple", "x")] == [
+        5,
+        5,
+        10,
+        10,
+        10,
+    ]
 
 
 def _outgoing(number: int, address: str) -> Outgoing:

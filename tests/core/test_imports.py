@@ -16,7 +16,7 @@ from core.db import Database
 from core.errors import InvalidInput
 from core.files import RejectsFile, open_rows
 from core.imports import ConsentChange, Reject, Report, load_rows, numbered
-from core.models import Event, Member, Order, OrderLine, Todo, WarehouseMark
+from core.models import Event, Member, Order, OrderLine, Product, ProductChange, Todo, WarehouseMark
 from core.settings import Settings
 from tests.conftest import count
 
@@ -85,6 +85,49 @@ def test_members_arrive_with_everything_they_brought(load: Loader) -> None:
     assert first.email_index
     assert second.email_index is None
     assert load.consents == [ConsentChange(first.id, "email", "marketing", True, "import", NOW)]
+
+
+def one_member(load: Loader) -> Member:
+    with load.database.read() as session:
+        return session.scalars(sa.select(Member).where(Member.external_id == "m1")).one()
+
+
+def test_what_a_row_does_not_name_stays_as_it_is(load: Loader) -> None:
+    load.csv("members", MEMBERS)
+    assert load.csv("members", "member_id,city,attributes.shoe\nm1,Shanghai,38\n").updated == 1
+    member = one_member(load)
+    assert (member.name, member.email, member.city) == ("Zoë", "zoe@example.com", "Shanghai")
+    assert member.email_index
+    assert (member.tags, member.attributes) == (["new", "vip"], {"size": 42, "shoe": 38})
+    load.csv("members", "member_id,email,city,attributes.size\nm1,,,\n")
+    member = one_member(load)
+    assert (member.email, member.email_index, member.city) == (None, None, None), "an empty cell empties"
+    assert (member.name, member.attributes) == ("Zoë", {"shoe": 38})
+    rows = [
+        {"member_id": "m1", "name": "Zoe"},
+        {"member_id": "m7", "tags": ["a"]},
+        {"member_id": "m8", "city": "x"},
+    ]
+    assert load.rows("members", numbered(rows)) == Report(rows=3, inserted=2, updated=1)
+    assert one_member(load).name == "Zoe"
+    load.csv("products", "sku,name,price,stock\nmug,Mug,5.00,7\n")
+    load.csv("products", "sku,stock\nmug,0\n")
+    with load.database.read() as session:
+        mug = session.scalars(sa.select(Product)).one()
+        change = session.scalars(sa.select(ProductChange)).one()
+    assert (mug.name, mug.price_minor, mug.stock) == ("Mug", 500, 0)
+    assert (change.old_price_minor, change.new_price_minor, change.new_stock) == (500, 500, 0)
+
+
+def test_tags_of_the_console_survive_an_import(load: Loader) -> None:
+    load.csv("members", "member_id,tags\nm1,vip;new\n")
+    with load.database.write() as session:
+        member = session.scalars(sa.select(Member)).one()
+        member.tags = ["called", "vip"]
+    load.csv("members", "member_id,tags,city\nm1,vip;new,Wuhan\n")
+    assert one_member(load).tags == ["called", "vip"], "the shop said nothing new of its tags"
+    load.csv("members", "member_id,tags\nm1,new;gold\n")
+    assert one_member(load).tags == ["called", "gold"], "it took vip back and gave gold"
 
 
 def test_orders_add_up_their_lines_and_leave_their_traces(load: Loader) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from segments import settings
 from segments.words import in_words
 from tests.segments.rules_shop import e, f, last, since, steps, then, without
 
@@ -206,6 +207,13 @@ WORDS = [
         "非（城市为“x”或有至少 1 笔订单）",
     ),
 ]
+
+
+def test_the_titles_of_the_shop_are_used() -> None:
+    titles = {**settings.TITLES, "stage": {**settings.STAGE_TITLES, "dormant": ("Asleep", "睡着")}}
+    rule = {"field": "lifecycle", "op": "in", "value": ["dormant", "new"]}
+    assert in_words(rule, "en", titles) == "Lifecycle stage is Asleep or New"
+    assert "睡着" in in_words(rule, "zh", titles)
 
 
 @pytest.mark.parametrize(("rule", "english", "chinese"), WORDS, ids=[english[:60] for _, english, _ in WORDS])

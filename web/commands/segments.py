@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from core.errors import InvalidInput
-from segments import evaluate
+from segments import evaluate, settings
 from segments import segments as store
 from segments.facts import open_engine
 from segments.rules import MAX_DEPTH
@@ -28,12 +28,13 @@ def list_all(as_json: bool) -> None:
     """Segments with their rule in words."""
     _, database = open_installation()
     with database.read() as session:
+        titles = settings.titles(session)
         found = [
             {
                 "name": item.name,
                 "title": item.title,
                 "version": item.version,
-                "rule": in_words(item.rule, "en"),
+                "rule": in_words(item.rule, "en", titles),
             }
             for item in store.live(session)
         ]

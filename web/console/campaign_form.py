@@ -17,6 +17,7 @@ from core.errors import InvalidInput
 from core.settings import Settings
 from web.forms import Form
 from web.i18n import plain_money
+from web.refusals import said
 
 VARIANT_NAMES = "ABCDEFGH"
 QUIET_MODES = ("defer", "drop")
@@ -239,4 +240,4 @@ def refuse(form: Form, error: InvalidInput) -> None:
         name = "variants"
     elif path.startswith(("channels", "quiet_hours", "message_cost_minor")):
         name = {"c": "channel-1", "q": "quiet_start", "m": "cost-email"}[path[0]]
-    form.error(name, str(error))
+    form.error(name, said(error))

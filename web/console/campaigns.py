@@ -32,6 +32,7 @@ from web.queries import lists as list_queries
 from web.queries import loyalty as loyalty_queries
 from web.queries import members as member_queries
 from web.queries import segments as segment_queries
+from web.refusals import said
 from web.roles import Permission
 
 bp = Blueprint("campaigns", __name__, url_prefix="/campaigns")
@@ -138,7 +139,7 @@ def edit_post(name: str) -> Any:
         except InvalidInput as error:
             campaign_form.refuse(form, error)
         except HuiliuError as error:
-            form.error("", str(error))
+            form.error("", said(error))
     if not form.ok:
         return _edit_page(form, _campaign(name), 422)
     flash(gettext("Saved. It is a draft again and needs approval."), "success")

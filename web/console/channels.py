@@ -26,6 +26,7 @@ from web.context import actor, reading, require, writing
 from web.forms import Form
 from web.paging import Page, offset, page_of, wanted
 from web.queries import channels as queries
+from web.refusals import said
 from web.roles import Permission
 from web.security import MESSAGE_POLICY
 
@@ -169,7 +170,7 @@ def _previews(found: Any, languages: list[str]) -> list[tuple[str, Any, str | No
             )
             rendered.append((language, preview, None))
         except HuiliuError as error:
-            rendered.append((language, None, str(error)))
+            rendered.append((language, None, said(error)))
     return rendered
 
 
@@ -213,7 +214,7 @@ def preview_draft() -> Response:
         )
     except InvalidInput as error:
         return _message_html(
-            render_template("channels/draft.html", error=str(error), fields=None, channel=channel)
+            render_template("channels/draft.html", error=said(error), fields=None, channel=channel)
         )
     if channel == "email":
         return _message_html(str(shown["html"]))

@@ -20,6 +20,7 @@ from web import context
 from web.forms import Form
 from web.queries import events
 from web.queries import segments as queries
+from web.refusals import said
 from web.words import word
 
 PERIOD_DAYS = 30
@@ -220,7 +221,7 @@ _FIELDS = {"start": "from", "end": "to", "kinds": "kind", "steps": "step"}
 def _refused(form: Form, error: InvalidInput) -> None:
     """Put the package's refusal beside its field."""
     place = (error.field or "").partition("[")[0]
-    form.error(_FIELDS.get(place, place), str(error))
+    form.error(_FIELDS.get(place, place), said(error))
 
 
 def usual_steps(known: Collection[str]) -> list[str]:

@@ -32,6 +32,7 @@ from web.forms import Form
 from web.paging import wanted
 from web.queries import lists as queries
 from web.queries import members as member_queries
+from web.refusals import said
 from web.roles import Permission
 
 bp = Blueprint("lists", __name__, url_prefix="/segments")
@@ -99,7 +100,7 @@ def create_post() -> Any:
             lists.create(session, name=name, title=title, external_ids=(), by=by, now=now)
     except (InvalidInput, Conflict) as error:
         given.discard()
-        form.error("title" if getattr(error, "field", None) == "title" else "name", str(error))
+        form.error("title" if getattr(error, "field", None) == "title" else "name", said(error))
         return _new_page(form, 422)
     return _load(name, given, lambda session, ids, told: lists.add(session, name, ids, by, now, told))
 
@@ -138,7 +139,7 @@ def _given(form: Form) -> Given | None:
     try:
         given.read()  # says at once what the file cannot be
     except InvalidInput as error:
-        form.error("file", str(error))
+        form.error("file", said(error))
     if not form.ok:
         given.discard()
         return None
@@ -283,7 +284,7 @@ def rename(name: str) -> Any:
             with writing() as session:
                 lists.rename(session, name, title=title, new_name=new, by=actor(), now=context.now())
         except (InvalidInput, Conflict) as error:
-            form.error("title" if getattr(error, "field", None) == "title" else "name", str(error))
+            form.error("title" if getattr(error, "field", None) == "title" else "name", said(error))
     if not form.ok:
         return _page(found, form, 422)
     flash(gettext("Saved."), "success")

@@ -21,6 +21,7 @@ from web.context import actor, reading, require, writing
 from web.forms import Form
 from web.paging import wanted
 from web.queries import loyalty as queries
+from web.refusals import said
 from web.roles import Permission
 
 bp = Blueprint("loyalty", __name__, url_prefix="/loyalty")
@@ -75,7 +76,7 @@ def batch(batch_id: int) -> str:
         try:
             code = codes.check(code)
         except InvalidInput as error:
-            note = str(error)
+            note = said(error)
     return render_template(
         "loyalty/batch.html",
         batch=found,
@@ -117,7 +118,7 @@ def create_post() -> Any:
         except InvalidInput as error:
             form.refuse(error, FIELD_NAMES)
         except Conflict as error:
-            form.error("name", str(error))
+            form.error("name", said(error))
     if not form.ok:
         return _edit_page(form, 422)
     flash(gettext("Made. Campaigns can offer it now."), "success")

@@ -31,8 +31,9 @@ from web.queries import lists as list_queries
 from web.queries import members as member_queries
 from web.queries import segments as queries
 from web.queries import suggestions
+from web.refusals import said
 from web.roles import Permission
-from web.words import word
+from web.words import segment_titles, word
 
 bp = Blueprint("rules", __name__, url_prefix="/segments")
 SAMPLE = 5
@@ -70,9 +71,9 @@ def evaluate() -> Evaluator:
 def rule_in_words(rule: Any) -> str:
     """A rule as a sentence; a rule that is not valid any more as its reason."""
     try:
-        return in_words(rule, i18n.content_locale())
+        return in_words(rule, i18n.content_locale(), segment_titles())
     except HuiliuError as error:
-        return str(error)
+        return said(error)
 
 
 def count_of(rule: Any, sample: int) -> tuple[Count | None, Problem | None]:
@@ -88,7 +89,7 @@ def problem_of(rule: Any, error: InvalidInput) -> Problem:
     segments = [name for name, _ in queries.names(session)]
     known = [name for name, _ in list_queries.names(session)]
     path = builder.problem_at(rule, error, segments, known)
-    return Problem(str(error), path, builder.message_of(error))
+    return Problem(said(error), path, builder.message_of(error))
 
 
 def _asked(form: Form) -> tuple[Any, Problem | None]:
@@ -160,11 +161,11 @@ def check() -> str:
     refusal = ""
     if member is not None:
         try:
-            told = evaluated.explain(rule, member.id, i18n.content_locale())
+            told = evaluated.explain(rule, member.id, i18n.content_locale(), segment_titles())
         except InvalidInput as error:
             problem = problem_of(rule, error)
         except HuiliuError as error:
-            refusal = str(error)
+            refusal = said(error)
     return render_template(
         "segments/check.html",
         text=text,

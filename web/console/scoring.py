@@ -16,6 +16,7 @@ from segments.scores import latest_refresh
 from web import context
 from web.context import actor, reading, require, writing
 from web.forms import Form
+from web.refusals import said
 from web.roles import Permission
 
 bp = Blueprint("scoring", __name__, url_prefix="/settings/scoring")
@@ -61,7 +62,9 @@ def _read(form: Form) -> scoring.Scoring | None:
         return wanted.validated()
     except InvalidInput as error:
         name = error.field or ""
-        form.error(name.replace("cut_points.", "cut.") if name != "cut_points" else "cut.recency", str(error))
+        form.error(
+            name.replace("cut_points.", "cut.") if name != "cut_points" else "cut.recency", said(error)
+        )
         return None
 
 

@@ -22,6 +22,7 @@ from web.queries import events as event_queries
 from web.queries import lists as list_queries
 from web.queries import members as member_queries
 from web.queries import segments as queries
+from web.refusals import said
 from web.roles import Permission
 from web.rule_diff import Line, diff
 from web.words import word
@@ -226,12 +227,12 @@ def _save(form: Form, name: str, editing: str | None) -> Any:
                 )
         except InvalidInput as error:
             if error.field in ("name", "title"):
-                form.error(error.field, str(error))
+                form.error(error.field, said(error))
             else:
                 problem = problem_of(rule, error)
                 form.error("rule", problem.text)
         except Conflict as error:
-            form.error("name", str(error))
+            form.error("name", said(error))
     if not form.ok:
         return _edit_page(form, editing, 422, problem)
     flash(

@@ -20,6 +20,7 @@ from web.console.rules import evaluate
 from web.context import actor, reading, require, writing
 from web.queries import lists as list_queries
 from web.queries import members as member_queries
+from web.refusals import said
 from web.roles import Permission
 
 bp = Blueprint("tags", __name__)
@@ -37,7 +38,7 @@ def of_member(member_id: int) -> Response:
         with writing() as session:
             change(session, member_id, request.form.get("tag", ""), actor(), context.now())
     except InvalidInput as error:
-        flash(str(error), "error")
+        flash(said(error), "error")
     return redirect(url_for("members.page", member_id=member_id), 303)
 
 

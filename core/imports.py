@@ -229,69 +229,8 @@ def _whole_order(group: list[tuple[Numbered, LineRow | str]]) -> _Group:
     return [], [Reject(item.line, problems.get(item.line, rest), item.row) for item, _ in group]
 
 
-<<<<<<< HEAD
-def _existing(
-    session: Session, model: type[Base], key: str, source: str, ids: Iterable[str]
-) -> dict[str, tuple[int, str]]:
-    """external id → (id, fingerprint) of the rows that are already there."""
-    table = model.__table__
-    found = session.execute(
-        sa.select(table.c[key], table.c.id, table.c.fingerprint).where(
-            table.c.source == source, among(session, table.c[key], ids)
-        )
-    )
-    return {external: (row_id, mark_) for external, row_id, mark_ in found}
-
-
-def _member_columns(values: dict[str, Any]) -> dict[str, Any]:
-    indexes = {f"{column}_index": blind_index(column, values[column]) for column in _CONTACT_COLUMNS}
-    return {**values, **indexes}
-
-
-def _kept(row: dict[str, Any]) -> dict[str, Any]:
-    """Without WeChat's ids where the shop does not know them: a member may have been bound here."""
-    unknown = [name for name in ("openid", "unionid") if name in row and row[name] is None]
-    return {name: value for name, value in row.items() if name.removesuffix("_index") not in unknown}
-
-
-def _upsert(
-    session: Session,
-    model: type[Base],
-    key: str,
-    records: Sequence[MemberRow | ProductRow],
-    common: dict[str, Any],
-    created: dict[str, Any],
-) -> tuple[Report, dict[str, int]]:
-    """Insert what is new, update what differs. Answers the ids of the rows that were written."""
-    known = _existing(session, model, key, common["source"], (record.external_id for record in records))
-    widen: Callable[[dict[str, Any]], dict[str, Any]] = _member_columns if model is Member else dict
-    new, changed = [], []
-    for record in records:
-        row_id, old = known.get(record.external_id, (None, None))
-        row = {**widen(record.values), **common, key: record.external_id, "fingerprint": record.fingerprint}
-        if row_id is None:
-            new.append({**row, **created})
-        # A file of the shop may still name somebody who was erased here: it brings nobody back.
-        elif old not in (record.fingerprint, ERASED):
-            changed.append({**_kept(row), "id": row_id})
-    written: dict[str, int] = {}
-    if new:
-        columns = list(new[0])
-        rows = (tuple(row[name] for name in columns) for row in new)
-        found = bulk_insert(
-            session, model.__table__, columns, rows, conflict=["source", key], returning=["id", key]
-        )
-        written.update({external: row_id for row_id, external in found})
-    if changed:
-        session.execute(sa.update(model), changed)
-        written.update({row[key]: row["id"] for row in changed})
-    inserted = len(written) - len(changed)
-    report = Report(inserted=inserted, updated=len(changed), unchanged=len(records) - inserted - len(changed))
-    return report, written
-=======
 def _report(records: Sequence[Any], inserted: int, written: Mapping[str, int]) -> Report:
     return Report(inserted=inserted, updated=len(written) - inserted, unchanged=len(records) - len(written))
->>>>>>> lead
 
 
 def _write_members(

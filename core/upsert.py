@@ -43,6 +43,12 @@ def _member_columns(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, **indexes}
 
 
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    """Without WeChat's ids where the shop does not know them: a member may have been bound here."""
+    unknown = [name for name in ("openid", "unionid") if name in row and row[name] is None]
+    return {name: value for name, value in row.items() if name.removesuffix("_index") not in unknown}
+
+
 def _merge_members(session: Session, rows: list[dict[str, Any]]) -> None:
     """Complete the changed rows: what the shop added or took away is added or taken away, the rest stays."""
     wanted = [row["id"] for row in rows if "tags" in row or "attributes" in row]
@@ -97,7 +103,7 @@ def upsert(
             new.append({**row, **created})
         # A file of the shop may still name somebody who was erased here: it brings nobody back.
         elif old not in (record.fingerprint, ERASED):
-            changed.append({**row, "id": row_id})
+            changed.append({**_kept(row), "id": row_id})
     written: dict[str, int] = {}
     if model is Member:
         new = [_new_member(row) for row in new]

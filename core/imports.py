@@ -353,7 +353,7 @@ def _write_orders(
         if row_id is None:
             new.append(row)
         elif old != row["fingerprint"]:
-            changed.append({**_kept(row), "id": row_id})
+            changed.append({**row, "id": row_id})
     ids = _insert_orders(session, new)
     before, named_before = _update_orders(session, changed)
     months = _one_a_month({row["ordered_at"] for row in (*new, *changed)} | before)

@@ -7,7 +7,7 @@ audit row. Whatever changes state does so under the campaign's row lock.
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -45,6 +45,9 @@ STOP_BATCH = 1000
 """To-do rows of refused runs that one call takes."""
 PROVIDER = "provider"
 """Who the audit rows of campaigns name that a provider's refusal paused."""
+CLOCK = "clock"
+"""Who they name that a late start paused."""
+LATE = timedelta(hours=24)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 
 
@@ -271,6 +274,28 @@ def resume(session: Session, campaign: Campaign, by: str, now: datetime) -> None
 def archive(session: Session, campaign: Campaign, by: str, now: datetime) -> None:
     """Take a campaign out of the lists; its decisions and results stay."""
     _move(session, campaign, (DRAFT, PENDING, PAUSED, FINISHED), ARCHIVED, "archive", by, now)
+
+
+def pause_missed(session: Session, now: datetime) -> list[str]:
+    """Pause what should have begun more than ``LATE`` ago, after a downtime say; their names.
+
+    An offer of last week is no good surprise: somebody decides, and :func:`resume` runs it after all.
+    """
+    since = sa.case(
+        (Campaign.updated_at > Campaign.scheduled_at, Campaign.updated_at), else_=Campaign.scheduled_at
+    )
+    begun = sa.exists().where(CampaignRun.campaign_id == Campaign.id)
+    missed = session.scalars(
+        sa.select(Campaign)
+        .where(Campaign.state == APPROVED, since <= now - LATE, ~begun)
+        .order_by(Campaign.id)
+        .with_for_update()
+    ).all()
+    for campaign in missed:
+        campaign.state, campaign.updated_at = PAUSED, now
+        why = f"it should have begun at {campaign.scheduled_at:%Y-%m-%d %H:%M} UTC"
+        audit.record(session, CLOCK, "pause", "campaign", campaign.name, now, {"why": why})
+    return [campaign.name for campaign in missed]
 
 
 def due(session: Session, now: datetime) -> list[str]:

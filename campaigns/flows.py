@@ -37,8 +37,11 @@ def due_campaigns() -> dict[str, dict[str, Any]]:
     now = clock(settings)
     with database.write() as session:
         stopped = campaigns.stop_refused(session, now)
+        missed = campaigns.pause_missed(session, now)
     if stopped:
         get_run_logger().warning("Paused, as a provider refused their template: %s", ", ".join(stopped))
+    if missed:
+        get_run_logger().warning("Paused, as they are more than a day late: %s", ", ".join(missed))
     with database.read() as session:
         names = campaigns.due(session, now)
     done: dict[str, dict[str, Any]] = {}

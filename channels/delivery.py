@@ -204,15 +204,17 @@ async def deliver(
     stop_at = None if max_seconds is None else started + max_seconds
     worker = owner or owner_name()
     workers = []
-    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+    async with AsyncExitStack() as stack:
+        # Before the group, which would wrap what wrong settings raise here.
         for channel in wanted:
-            transport = transport_for(channel, database, settings, concurrency, now)
-            found = _Channel(
-                database, settings, channel, await stack.enter_async_context(transport), worker, batch, now
+            transport = await stack.enter_async_context(
+                transport_for(channel, database, settings, concurrency, now)
             )
-            workers.append(found)
-            for lane in range(LANES):
-                group.create_task(found.lane(lane, until_empty, stop_at))
+            workers.append(_Channel(database, settings, channel, transport, worker, batch, now))
+        async with asyncio.TaskGroup() as group:
+            for found in workers:
+                for lane in range(LANES):
+                    group.create_task(found.lane(lane, until_empty, stop_at))
     counts = {name: sum(found.counts[name] for found in workers) for name in _COUNTED}
     return Delivered(**counts, seconds=round(time.monotonic() - started, 3))
 

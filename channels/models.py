@@ -104,6 +104,36 @@ class TemplateContent(Base):
     fields: Mapped[dict[str, Any]] = mapped_column(Json)
     """email: subject, html, text, preheader · sms: text, provider_template, params · wechat:
     kind, provider_template, url, data {name: text}, miniprogram, text · webhook: title, body, url, data."""
+    written: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """The fields as they were typed, where they name snippets; ``fields`` has the snippets' texts."""
+    snippets: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """Versions of the snippets in ``fields``: {name: version}."""
+    changed_by: Mapped[str] = mapped_column(sa.String(200))
+    changed_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Snippet(Base):
+    """A named piece of text that templates take in when they are saved."""
+
+    __tablename__ = "snippets"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(40), unique=True)
+    version: Mapped[int]
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    archived_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class SnippetContent(Base):
+    """One language of one version of a snippet; never changed once written."""
+
+    __tablename__ = "snippet_contents"
+
+    snippet_id: Mapped[int] = mapped_column(sa.ForeignKey("snippets.id"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    language: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
+    html: Mapped[str] = mapped_column(sa.Text)
+    text: Mapped[str] = mapped_column(sa.Text)
     changed_by: Mapped[str] = mapped_column(sa.String(200))
     changed_at: Mapped[datetime] = mapped_column(UTCDateTime)
 

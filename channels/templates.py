@@ -14,7 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from channels import snippets
 from channels.consent import PURPOSES
+from channels.languages import choose_language as choose_language
 from channels.models import Template, TemplateContent
 from channels.render import Content, Job, MemberView, WechatContent, compile_content
 from core.contacts import CHANNELS
@@ -91,10 +93,18 @@ def save(
 ) -> int:
     """Check and keep a template as its next version; answers that version's number.
 
-    ``contents`` maps languages (``zh_CN``, ``en``) to the channel's fields (``TemplateContent``).
-    Raises InvalidInput whose ``field`` is a path such as ``zh_CN.html``.
+    ``contents`` maps languages (``zh_CN``, ``en``) to the channel's fields (``TemplateContent``); snippets
+    that they name are put in. Raises InvalidInput whose ``field`` is a path such as ``zh_CN.html``.
     """
-    check(settings, name=name, channel=channel, purpose=purpose, contents=contents, now=now)
+    whole = inlined(session, settings, contents)
+    check(
+        settings,
+        name=name,
+        channel=channel,
+        purpose=purpose,
+        contents={language: one.fields for language, one in whole.items()},
+        now=now,
+    )
     known = session.scalar(sa.select(Template).where(Template.name == name).with_for_update())
     if known is None:
         known = Template(name=name, channel=channel, purpose=purpose, version=0, updated_at=now)
@@ -111,14 +121,27 @@ def save(
             template_id=known.id,
             version=known.version,
             language=language,
-            fields=dict(fields),
+            fields=dict(one.fields),
+            written=dict(contents[language]) if one.versions else None,
+            snippets=dict(one.versions) if one.versions else None,
             changed_by=by,
             changed_at=now,
         )
-        for language, fields in contents.items()
+        for language, one in whole.items()
     )
     session.flush()
     return known.version
+
+
+def inlined(
+    session: Session, settings: Settings, contents: Mapping[str, Mapping[str, Any]]
+) -> dict[str, snippets.Inlined]:
+    """Each language's fields with the snippets as they are now. Raises InvalidInput for an unknown one."""
+    named = any(snippets.named_in(fields) for fields in contents.values())
+    known = snippets.load(session) if named else {}
+    return {
+        language: snippets.inline(settings, language, fields, known) for language, fields in contents.items()
+    }
 
 
 def check(
@@ -143,44 +166,39 @@ def check(
         if not language or len(language) > 20:
             raise InvalidInput(f"“{language}” is not a language; write it like zh_CN or en.", language)
         content = compile_content(channel, purpose, language, fields)
-        job = _sample_job(settings, channel, purpose, language, now, SAMPLE_CONTEXT)
+        job = sample_job(settings, channel, purpose, language, now)
         content.payload(settings, job)
         if isinstance(content, WechatContent):
             content.check(settings, job)
 
 
-def _sample_job(
-    settings: Settings, channel: str, purpose: str, language: str, now: datetime, context: Mapping[str, Any]
+def sample_context(now: datetime, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a campaign would give, made up; ``context`` overrides it."""
+    coupon = {**SAMPLE_CONTEXT["coupon"], "valid_until": (now + timedelta(days=14)).isoformat()}
+    return {**SAMPLE_CONTEXT, "coupon": coupon, **(context or {})}
+
+
+def sample_job(
+    settings: Settings,
+    channel: str,
+    purpose: str,
+    language: str,
+    now: datetime,
+    context: Mapping[str, Any] | None = None,
+    *,
+    member: MemberView | None = None,
+    address: str = "",
 ) -> Job:
-    dated = {"coupon": {**SAMPLE_CONTEXT["coupon"], "valid_until": (now + timedelta(days=14)).isoformat()}}
+    """A message to a made-up member, or to ``member`` with a made-up coupon and points."""
     return Job(
         message_id=0,
         purpose=purpose,
-        member=sample_member(language),
-        address="sample@example.com" if channel == "email" else "+8613800138000",
-        context={**SAMPLE_CONTEXT, **dated, **context},
+        member=member or sample_member(language),
+        address=address or ("sample@example.com" if channel == "email" else "+8613800138000"),
+        context=sample_context(now, context),
         zone=settings.zone,
         now=now,
     )
-
-
-def choose_language(available: Iterable[str], locale: str | None, settings: Settings) -> str:
-    """Exact, else the same language, else English, else the first by name.
-
-    A member without a locale gets the shop's language: Chinese where the shop counts in CNY.
-    """
-    found = sorted(available)
-    wanted = (locale or ("zh_CN" if settings.shop_currency == "CNY" else "en")).replace("-", "_")
-    for test in (wanted, wanted.partition("_")[0], "en"):
-        exact = [language for language in found if language.casefold() == test.casefold()]
-        base = [language for language in found if language.partition("_")[0].casefold() == test.casefold()]
-        if exact or base:
-            return (exact or base)[0]
-        same = test.partition("_")[0].casefold()
-        related = [language for language in found if language.partition("_")[0].casefold() == same]
-        if related:
-            return related[0]
-    return found[0]
 
 
 def load_contents(
@@ -229,6 +247,44 @@ def contents_of(session: Session, template_id: int, version: int | None = None) 
     return {row.language: row.fields for row in rows}
 
 
+def written_of(session: Session, template_id: int, version: int | None = None) -> dict[str, dict[str, Any]]:
+    """The fields of each language as they were typed, with snippets by their names."""
+    known = session.get(Template, template_id)
+    if known is None:
+        raise NotFound(f"There is no template {template_id}.")
+    rows = session.scalars(
+        sa.select(TemplateContent)
+        .where(
+            TemplateContent.template_id == template_id, TemplateContent.version == (version or known.version)
+        )
+        .order_by(TemplateContent.language)
+    )
+    return {row.language: row.written or row.fields for row in rows}
+
+
+def restore(
+    session: Session, settings: Settings, template_id: int, version: int, by: str, now: datetime
+) -> int:
+    """Save an older version as the next one, with its snippets as they are now; the new number.
+
+    Raises NotFound, and InvalidInput where what it needs is not there any more.
+    """
+    contents = written_of(session, template_id, version)
+    if not contents:
+        raise NotFound(f"The template has no version {version}.")
+    known = session.get_one(Template, template_id)
+    return save(
+        session,
+        settings,
+        name=known.name,
+        channel=known.channel,
+        purpose=known.purpose,
+        contents=contents,
+        by=by,
+        now=now,
+    )
+
+
 def archive(session: Session, template_id: int, now: datetime) -> None:
     """Take a template out of the lists; messages queued with it are still sent."""
     known = session.get(Template, template_id)
@@ -257,7 +313,5 @@ def preview(
     if not contents:
         raise NotFound(f"The template “{known.name}” has no version {pair[1]}.")
     chosen = choose_language(contents, language, settings)
-    job = _sample_job(settings, known.channel, known.purpose, chosen, now, context or {})
-    if member is not None:
-        job = Job(job.message_id, job.purpose, member, job.address, job.context, job.zone, now)
+    job = sample_job(settings, known.channel, known.purpose, chosen, now, context, member=member)
     return Preview(template_id, pair[1], chosen, known.channel, contents[chosen].preview(settings, job))

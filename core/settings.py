@@ -11,6 +11,17 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+PROVIDERS = (
+    "smtp_url",
+    "aliyun_endpoint",
+    "tencent_endpoint",
+    "twilio_endpoint",
+    "wechat_endpoint",
+    "webhook_url",
+)
+"""Settings that name a provider; an empty one is the sandbox's stand-in."""
+
+
 class Settings(BaseSettings):
     """Everything that differs between installations. ``HUILIU_HOME`` holds all local state."""
 
@@ -103,6 +114,8 @@ class Settings(BaseSettings):
     sandbox_smtp_port: int = 8025
     sandbox_http_port: int = 8026
 
+    trusted_proxies: int = Field(default=0, ge=0, le=10)
+    """How many proxies of yours stand before the console: whose X-Forwarded headers are believed."""
     clock_shift_s: int = 0
     """Seconds added to the clock: a demo or a replay lives in the past. 0 in production."""
 
@@ -135,6 +148,10 @@ class Settings(BaseSettings):
     @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.shop_timezone)
+
+    def sandboxed(self) -> Settings:
+        """The same settings with every provider replaced by its stand-in: nothing leaves this machine."""
+        return self.model_copy(update=dict.fromkeys(PROVIDERS, ""))
 
     @property
     def uses_sandbox(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -145,3 +146,38 @@ def test_the_flow_of_due_campaigns_stops_them_first(shop: Shop, monkeypatch: pyt
     assert flows.due_campaigns.fn() == {}
     assert shop.state() == "paused"
     assert shop.rows("SELECT candidates FROM campaign_runs") == [(300,)]
+
+
+def test_what_is_a_day_late_waits_for_somebody_to_decide(shop: Shop) -> None:
+    shop.members(20)
+    shop.campaign()
+    with shop.database.write() as session:
+        campaigns.by_name(session, "back").scheduled_at = NOW + timedelta(hours=1)
+    with shop.database.write() as session:
+        assert campaigns.pause_missed(session, NOW + timedelta(hours=24)) == []
+        assert campaigns.due(session, NOW + timedelta(hours=24)) == ["back"], (
+            "an hour's downtime is no matter"
+        )
+    late = NOW + timedelta(hours=26)
+    with shop.database.write() as session:
+        assert campaigns.pause_missed(session, late) == ["back"]
+        assert campaigns.due(session, late) == []
+    (entry,) = pauses(shop)
+    assert "should have begun at" in entry.detail["why"]
+    with shop.database.write() as session:
+        campaigns.resume(session, campaigns.by_name(session, "back"), "boss", late)
+    with shop.database.write() as session:
+        assert campaigns.pause_missed(session, late + timedelta(hours=1)) == [], "somebody has decided"
+        assert campaigns.due(session, late) == ["back"]
+
+
+def test_what_has_begun_is_never_too_late(shop: Shop) -> None:
+    shop.members(700)
+    shop.campaign()
+    run_until_half(shop)
+    with shop.database.write() as session:
+        one = campaigns.by_name(session, "back")
+        one.state, one.scheduled_at = "approved", NOW - timedelta(days=9)
+        one.updated_at = NOW - timedelta(days=9)
+    with shop.database.write() as session:
+        assert campaigns.pause_missed(session, NOW) == []

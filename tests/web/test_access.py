@@ -85,7 +85,7 @@ NEEDS = {
         "delivery_rules.resume",
     },
     Permission.APPROVE: {"campaigns.approve", "campaigns.reject"},
-    Permission.CONTACTS: {"members.show_contact"},
+    Permission.CONTACTS: {"members.show_contact", "members.wechat"},
     Permission.ADMINISTER: {
         "members.erase",
         "delivery_rules.save",

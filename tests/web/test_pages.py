@@ -223,6 +223,10 @@ def test_looking_at_contact_details_leaves_an_audit_row(shop: Shop) -> None:
     before = support.get("/members/9").text
     assert "member8@example.com" not in before
     assert "m***@example.com" in before
+    code = support.post("/members/9/wechat", headers={"HX-Request": "true"}).text
+    assert "<svg" in code
+    assert "good for 30 minutes" in code
+    assert "<h1" in support.post("/members/9/wechat").text, "a page of its own without scripts"
     shown = support.post("/members/9/contact", headers={"HX-Request": "true"}).text
     assert "member8@example.com" in shown
     with shop.database.read() as session:

@@ -34,6 +34,37 @@ print("ended", flush=True)
 """
 
 
+WHO = """
+import sys
+from web.serve import serve
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{environ['REMOTE_ADDR']} {environ['wsgi.url_scheme']}".encode()]
+serve(app, "127.0.0.1", int(sys.argv[1]), proxies=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("proxies", "expected"), [(0, "127.0.0.1 http"), (1, "203.0.113.9 https")])
+def test_only_proxies_of_our_own_say_who_asks(proxies: int, expected: str) -> None:
+    port = free_port()
+    command = [sys.executable, "-c", WHO, str(port), str(proxies)]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+    headers = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9", "X-Forwarded-Proto": "https"}
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/", headers=headers)
+    try:
+        for _ in range(100):
+            try:
+                with urllib.request.urlopen(asked, timeout=2) as answer:
+                    found = answer.read().decode()
+                break
+            except OSError:
+                time.sleep(0.1)
+        assert found == expected
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_server_returns_on_a_signal(number: signal.Signals) -> None:
     port = free_port()

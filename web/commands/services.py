@@ -18,7 +18,7 @@ from core import crypto
 from core import settings as core_settings
 from core.db import Database
 from core.errors import HuiliuError
-from core.settings import Settings
+from core.settings import PROVIDERS, Settings
 from migrations.runner import check
 from segments.facts import open_engine
 from segments.scores import latest_refresh
@@ -48,7 +48,8 @@ def serve() -> None:
     from web.serve import serve as run_server
 
     settings, database = open_installation()
-    run_server(create_app(settings, database), settings.host, settings.port)
+    app = create_app(settings, database)
+    run_server(app, settings.host, settings.port, proxies=settings.trusted_proxies)
 
 
 @click.command()
@@ -93,9 +94,7 @@ def _findings(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     else:
         yield "key", False, "none yet: run `huiliu init`"
     yield from _database_findings(settings)
-    sandboxed = [
-        name for name in ("smtp_url", "aliyun_endpoint", "wechat_endpoint") if not getattr(settings, name)
-    ]
+    sandboxed = [name for name in PROVIDERS if not getattr(settings, name)]
     yield "channels", True, f"in the sandbox: {', '.join(sandboxed) or 'none'}"
     for name, port in (("console", settings.port), ("Prefect", settings.prefect_port)):
         free = _port_free(port)

@@ -187,7 +187,7 @@ def _variants(form: Form) -> list[dict[str, Any]]:
 
 
 def _channels(form: Form) -> list[str]:
-    chosen = [form.choice(f"channel-{place}", (*CHANNELS, ""), "") for place in (1, 2, 3)]
+    chosen = [form.choice(f"channel-{place}", (*CHANNELS, ""), "") for place in range(1, len(CHANNELS) + 1)]
     order = [channel for channel in chosen if channel]
     if not order:
         form.error("channel-1", gettext("Choose at least one channel."))

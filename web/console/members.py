@@ -8,8 +8,10 @@ from typing import Any
 
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask_babel import gettext
+from markupsafe import Markup
 from werkzeug.wrappers import Response
 
+from channels.wechat.binding import LINK_LASTS, bind_qr
 from core import audit
 from core.contacts import mask
 from core.models import Member
@@ -99,6 +101,22 @@ def show_contact(member_id: int) -> Any:
             "members/contact.html", member=member, contact=contact(member, shown=True), shown=True
         )
     return _page(_member(member_id), shown=True)
+
+
+@bp.post("/<int:member_id>/wechat")
+@require(Permission.CONTACTS)
+def wechat(member_id: int) -> str:
+    """A QR code that binds whoever scans it in WeChat to this member; made anew each time."""
+    member = _member(member_id)
+    if member.erased_at is not None:
+        abort(404)
+    with writing() as session:
+        audit.record(session, actor(), "member.wechat_code", "member", member_id, context.now())
+    # The link's end is judged by the public pages' clock, which is this one.
+    code = bind_qr(context.console().settings, member_id, context.now())
+    minutes = int(LINK_LASTS.total_seconds() // 60)
+    part = "members/wechat.html" if context.is_htmx() else "members/wechat_page.html"
+    return render_template(part, member=member, code=Markup(code), minutes=minutes)  # noqa: S704 - made by us
 
 
 @bp.post("/<int:member_id>/erase")

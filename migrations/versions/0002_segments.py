@@ -64,6 +64,30 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_member_lists')),
     sa.UniqueConstraint('name', name=op.f('uq_member_lists_name'))
     )
+    op.create_table('promotions',
+    sa.Column('id', db.BigId, nullable=False),
+    sa.Column('name', sa.String(length=80), nullable=False),
+    sa.Column('title', sa.String(length=200), nullable=False),
+    sa.Column('priority', sa.Integer(), nullable=False),
+    sa.Column('exclusive', sa.Boolean(), nullable=False),
+    sa.Column('group', sa.String(length=128), nullable=True),
+    sa.Column('code', sa.String(length=128), nullable=True),
+    sa.Column('starts_at', db.UTCDateTime(), nullable=True),
+    sa.Column('ends_at', db.UTCDateTime(), nullable=True),
+    sa.Column('conditions', db.Json, nullable=False),
+    sa.Column('benefit', db.Json, nullable=False),
+    sa.Column('currency', sa.String(length=3), nullable=True),
+    sa.Column('stock', sa.BigInteger(), nullable=True),
+    sa.Column('used', sa.BigInteger(), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('created_by', sa.String(length=200), nullable=False),
+    sa.Column('created_at', db.UTCDateTime(), nullable=False),
+    sa.Column('updated_at', db.UTCDateTime(), nullable=False),
+    sa.Column('archived_at', db.UTCDateTime(), nullable=True),
+    sa.CheckConstraint('stock IS NULL OR used >= 0', name=op.f('ck_promotions_used')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_promotions')),
+    sa.UniqueConstraint('name', name=op.f('uq_promotions_name'))
+    )
     op.create_table('snippets',
     sa.Column('id', db.BigId, nullable=False),
     sa.Column('name', sa.String(length=40), nullable=False),
@@ -152,6 +176,27 @@ def upgrade() -> None:
     with op.batch_alter_table('product_changes', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_product_changes_product_id'), ['product_id'], unique=False)
 
+    op.create_table('promotion_takes',
+    sa.Column('key', sa.String(length=128), nullable=False),
+    sa.Column('promotion_id', db.BigId, nullable=False),
+    sa.Column('n', sa.Integer(), nullable=False),
+    sa.Column('taken_at', db.UTCDateTime(), nullable=False),
+    sa.Column('released_at', db.UTCDateTime(), nullable=True),
+    sa.ForeignKeyConstraint(['promotion_id'], ['promotions.id'], name=op.f('fk_promotion_takes_promotion_id_promotions')),
+    sa.PrimaryKeyConstraint('key', name=op.f('pk_promotion_takes'))
+    )
+    with op.batch_alter_table('promotion_takes', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_promotion_takes_promotion_id'), ['promotion_id'], unique=False)
+
+    op.create_table('promotion_versions',
+    sa.Column('promotion_id', db.BigId, nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('definition', db.Json, nullable=False),
+    sa.Column('changed_by', sa.String(length=200), nullable=False),
+    sa.Column('changed_at', db.UTCDateTime(), nullable=False),
+    sa.ForeignKeyConstraint(['promotion_id'], ['promotions.id'], name=op.f('fk_promotion_versions_promotion_id_promotions')),
+    sa.PrimaryKeyConstraint('promotion_id', 'version', name=op.f('pk_promotion_versions'))
+    )
     op.create_table('snippet_contents',
     sa.Column('snippet_id', db.BigId, nullable=False),
     sa.Column('version', sa.Integer(), nullable=False),
@@ -184,6 +229,10 @@ def upgrade() -> None:
     with op.batch_alter_table('messages', schema=None) as batch_op:
         batch_op.create_index('ix_messages_transactional', ['channel', 'not_before', 'id'], unique=False, postgresql_where=sa.text("state = 'queued' AND purpose = 'transactional'"), sqlite_where=sa.text("state = 'queued' AND purpose = 'transactional'"))
 
+    with op.batch_alter_table('orders', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_orders_ordered_at'))
+        batch_op.create_index('ix_orders_ordered_at', ['ordered_at', 'status', 'total_minor', 'refunded_minor'], unique=False)
+
     with op.batch_alter_table('refreshes', schema=None) as batch_op:
         batch_op.add_column(sa.Column('predictions', db.Json, nullable=True))
 
@@ -203,6 +252,10 @@ def downgrade() -> None:
     with op.batch_alter_table('refreshes', schema=None) as batch_op:
         batch_op.drop_column('predictions')
 
+    with op.batch_alter_table('orders', schema=None) as batch_op:
+        batch_op.drop_index('ix_orders_ordered_at')
+        batch_op.create_index(batch_op.f('ix_orders_ordered_at'), ['ordered_at'], unique=False)
+
     with op.batch_alter_table('messages', schema=None) as batch_op:
         batch_op.drop_index('ix_messages_transactional', postgresql_where=sa.text("state = 'queued' AND purpose = 'transactional'"), sqlite_where=sa.text("state = 'queued' AND purpose = 'transactional'"))
 
@@ -214,6 +267,11 @@ def downgrade() -> None:
 
     op.drop_table('bounce_reports')
     op.drop_table('snippet_contents')
+    op.drop_table('promotion_versions')
+    with op.batch_alter_table('promotion_takes', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_promotion_takes_promotion_id'))
+
+    op.drop_table('promotion_takes')
     with op.batch_alter_table('product_changes', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_product_changes_product_id'))
 
@@ -238,6 +296,7 @@ def downgrade() -> None:
     op.drop_table('wechat_seen')
     op.drop_table('wechat_grants')
     op.drop_table('snippets')
+    op.drop_table('promotions')
     op.drop_table('member_lists')
     op.drop_table('mail_servers')
     with op.batch_alter_table('leases', schema=None) as batch_op:

@@ -248,7 +248,7 @@ def timed_preview(home: str, name: str, rounds: int) -> dict[str, Any]:
     app = create_app(settings, database, clock=lambda: NOW)
     server = create_server(app, host="127.0.0.1", port=0)
     threading.Thread(target=server.run, daemon=True).start()
-    browser, used = _Browser(server.effective_port), cpu_s()
+    browser, used = Browser(server.effective_port), cpu_s()
     browser.log_in()
     form = {"rule": json.dumps(RULES[name])}
     seconds, page = timed(lambda: browser.post("/segments/count", form), rounds)
@@ -258,7 +258,7 @@ def timed_preview(home: str, name: str, rounds: int) -> dict[str, Any]:
     return {"seconds": seconds, "cpu_s": cpu_s() - used, "page": re.sub(r"<[^>]+>|\s+", " ", page)[:300]}
 
 
-class _Browser:
+class Browser:
     """As much of one as the preview needs: cookies and the token of the forms."""
 
     def __init__(self, port: int) -> None:
@@ -297,6 +297,9 @@ class _Browser:
 
     def post(self, path: str, form: dict[str, str]) -> str:
         return self._send("POST", path, form)
+
+    def get(self, path: str) -> str:
+        return self._send("GET", path)
 
 
 def _home(folder: Path, members: int, orders: int, happened: int) -> Path:

@@ -36,6 +36,7 @@ from channels.sms.hours import hours_of
 from channels.templates import choose_language, load_contents
 from channels.transports import dkim, sms_tencent
 from channels.transports.base import EmailPayload, Outcome, Outgoing, Reaction, Transport, TransportError
+from channels.transports.breaker import SILENT, Breaker
 from channels.transports.email import EmailTransport
 from channels.transports.mail_state import MailState
 from channels.transports.mx import mx_host
@@ -58,8 +59,6 @@ LANES = 2
 SEND_S = 60.0
 """No message of a batch is begun later than this after the hand-over; see ``claim.LEASE``."""
 POLL_S = 1.0
-UNREACHABLE_S = 15.0
-"""How long a lane waits after it could not reach its provider."""
 CONTENTS_KEPT = 200
 EARLY_S = 5.0
 """How often receipts that overtook their message are looked for."""
@@ -251,6 +250,10 @@ _COUNTED = ("sent", "deferred", "failed", "skipped", "unknown")
 _COUNT_OF = {SENT: "sent", QUEUED: "deferred", FAILED: "failed", UNKNOWN: "unknown"}
 
 
+_NO_ANSWER = frozenset({Reaction.UNREACHABLE, Reaction.RETURN, Reaction.HOLD})
+"""Outcomes that tell nothing of the provider."""
+
+
 class _Channel:
     """One channel of one worker: its transport, and the lanes that share it."""
 
@@ -276,25 +279,28 @@ class _Channel:
         self._contents: dict[tuple[int, int], Mapping[str, Content]] = {}
         self._signer = dkim.signer(settings.dkim_keys) if channel == EMAIL else None
         self._numbers = itertools.count()
-        self._unreachable = False
+        self._breaker, self._silence = Breaker(), 0
         self._early_due = 0.0
         self.counts = dict.fromkeys(_COUNTED, 0)
 
     async def lane(self, number: int, until_empty: bool, stop_at: float | None) -> None:
         """Batch after batch, until there is none or the time is up."""
         while stop_at is None or time.monotonic() < stop_at:
+            if not self._breaker.allows(time.monotonic()):
+                if until_empty:
+                    return
+                await asyncio.sleep(POLL_S)
+                continue
             owner = f"{self._owner}:{self._channel}:{number}:{next(self._numbers)}"
             batch = await asyncio.to_thread(self._claim, owner)
             self._count(skipped=batch.skipped, deferred=batch.deferred, unknown=batch.unknown)
             if batch.ready:
                 await self._send(owner, batch)
-            if self._unreachable or batch.empty:
+            if batch.empty:
                 if until_empty:
                     return
-                pause = UNREACHABLE_S if self._unreachable else POLL_S
-                left = pause if stop_at is None else min(pause, stop_at - time.monotonic())
+                left = POLL_S if stop_at is None else min(POLL_S, stop_at - time.monotonic())
                 await asyncio.sleep(max(0.0, left))
-                self._unreachable = False
 
     def _count(self, **more: int) -> None:
         for name, number in more.items():
@@ -309,7 +315,9 @@ class _Channel:
                 events.apply_early(session, now)
                 if self._channel == EMAIL:
                     intake.apply_early(session, now)
-            batch = claim(session, self._terms, owner, self._batch, now)
+            # After a failure one message goes first, to see whether the provider is back.
+            limit = 1 if self._breaker.probing else self._batch
+            batch = claim(session, self._terms, owner, limit, now)
         return Batch(batch.ready, batch.skipped, batch.deferred, batch.unknown + lost)
 
     async def _send(self, owner: str, batch: Batch) -> None:
@@ -337,15 +345,27 @@ class _Channel:
             )
             for message, outcome in zip(outgoing, outcomes, strict=True)
         ]
-        self._unreachable = self._unreachable or any(
-            outcome.error is not None and outcome.error.reaction is Reaction.UNREACHABLE
-            for outcome in outcomes
-        )
+        self._judge([outcome.error for outcome in outcomes])
         if any(found.pause for found in settled):
             log.error("Channel %s paused: %s", self._channel, next(f.reason for f in settled if f.pause))
         await asyncio.to_thread(self._settle, owner, settled, now, handed_over_at)
         for found in settled:
             self._count(**{_COUNT_OF[found.state]: 1})
+
+    def _judge(self, errors: Sequence[TransportError | None]) -> None:
+        """Leave the provider alone, longer each time, while it is out of reach or takes and says nothing."""
+        reactions = [None if error is None else error.reaction for error in errors]
+        for reaction in reactions:
+            if reaction is Reaction.UNKNOWN:
+                self._silence += 1
+            elif reaction not in _NO_ANSWER:
+                self._silence = 0
+                self._breaker.succeeded()
+        if Reaction.UNREACHABLE in reactions or self._silence >= SILENT:
+            seconds = self._breaker.failed(time.monotonic())
+            log.warning(
+                "Channel %s is left alone for %d s: its provider does not answer.", self._channel, seconds
+            )
 
     def _on_unknown(self) -> str:
         with self._database.read() as session:

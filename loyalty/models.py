@@ -1,4 +1,4 @@
-"""Tables of coupon batches, codes, redemptions, and the points ledger in lots."""
+"""Tables of coupon batches, codes, redemptions, the points ledger in lots, and promotions."""
 
 from __future__ import annotations
 
@@ -164,3 +164,57 @@ class LoyaltyRequest(Base):
     request_hash: Mapped[str] = mapped_column(sa.String(64))
     answer: Mapped[dict[str, Any]] = mapped_column(Json)
     at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class PromotionRow(Base):
+    """A stored promotion. ``conditions`` and ``benefit`` are as an evaluation's input has them."""
+
+    __tablename__ = "promotions"
+    __table_args__ = (sa.CheckConstraint("stock IS NULL OR used >= 0", name="used"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(80), unique=True)
+    """The id of the promotion in evaluations."""
+    title: Mapped[str] = mapped_column(sa.String(200))
+    priority: Mapped[int] = mapped_column(default=0)
+    exclusive: Mapped[bool] = mapped_column(default=False)
+    group: Mapped[str | None] = mapped_column(sa.String(128))
+    code: Mapped[str | None] = mapped_column(sa.String(128))
+    starts_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    ends_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    conditions: Mapped[list[Any]] = mapped_column(Json)
+    benefit: Mapped[dict[str, Any]] = mapped_column(Json)
+    currency: Mapped[str | None] = mapped_column(sa.String(3))
+    stock: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """How many may be taken; None: no limit (and then this row is never written by a sale)."""
+    used: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    """Counted only where there is a stock."""
+    version: Mapped[int] = mapped_column(default=1)
+    created_by: Mapped[str] = mapped_column(sa.String(200))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    archived_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class PromotionVersion(Base):
+    """What a promotion was, from when on, and by whom."""
+
+    __tablename__ = "promotion_versions"
+
+    promotion_id: Mapped[int] = mapped_column(sa.ForeignKey("promotions.id"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    definition: Mapped[dict[str, Any]] = mapped_column(Json)
+    changed_by: Mapped[str] = mapped_column(sa.String(200))
+    changed_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class PromotionTake(Base):
+    """A hold of a promotion's stock by an order, under its idempotency key."""
+
+    __tablename__ = "promotion_takes"
+
+    key: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    promotion_id: Mapped[int] = mapped_column(sa.ForeignKey("promotions.id"), index=True)
+    n: Mapped[int]
+    taken_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    released_at: Mapped[datetime | None] = mapped_column(UTCDateTime)

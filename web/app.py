@@ -31,8 +31,10 @@ from web.console import (
     lists,
     loyalty,
     members,
+    messages,
     overview,
     predictions,
+    promotions,
     results,
     rules,
     scoring,
@@ -40,6 +42,8 @@ from web.console import (
     session,
     settings_pages,
     tags,
+    template_editor,
+    wording,
 )
 from web.refusals import said
 
@@ -55,7 +59,11 @@ PAGES = (
     predictions,
     campaigns,
     loyalty,
+    promotions,
     channels,
+    template_editor,
+    wording,
+    messages,
     delivery_rules,
     results,
     settings_pages,

@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from web.commands import campaigns, clv, data, recommend, segments, services, wechat
+from web.commands import campaigns, clv, data, price, recommend, segments, services, wechat
 from web.commands.common import Group
 
 
@@ -24,6 +24,7 @@ for command in (
     segments.group,
     campaigns.group,
     recommend.group,
+    price.price,
     campaigns.deliver,
     clv.group,
     wechat.group,

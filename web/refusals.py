@@ -17,7 +17,7 @@ from flask_babel import get_locale, get_translations
 from web.assets.refusals import CONTEXT
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
-_AT = re.compile(r"(?P<path>the rule|[\w.\[\]-]+): (?P<rest>.+)", re.DOTALL)
+_AT = re.compile(r"(?P<path>the rule|the basket|[\w.\[\]-]+): (?P<rest>.+)", re.DOTALL)
 """A refusal behind the place that it is about."""
 _DEPTH = 3
 """How deep a refusal may stand in another one."""

@@ -62,7 +62,9 @@ def _shared(shares: list[tuple[int, int]]) -> Effect | Reason:
 def _percent(benefit: Percent, state: State) -> Effect | Reason:
     if not benefit.by_line:
         off = part(state.total(benefit.scope), benefit.points)
-        return _spread(state, benefit.scope, off if benefit.max_amount is None else min(off, benefit.max_amount))
+        return _spread(
+            state, benefit.scope, off if benefit.max_amount is None else min(off, benefit.max_amount)
+        )
     places = state.lines(benefit.scope)
     if not places:
         return Reason("scope")
@@ -186,11 +188,11 @@ def _tiered(benefit: Tiered, state: State) -> Effect | Reason:
     return _spread(state, benefit.scope, tier.off * times)
 
 
-def _free_shipping(benefit: FreeShipping, state: State) -> Effect | Reason:
+def _free_shipping(_benefit: FreeShipping, state: State) -> Effect | Reason:
     return Effect([], state.shipping) if state.shipping else Reason("no_shipping")
 
 
-def _given(benefit: Gift | Points, state: State) -> Effect | Reason:
+def _given(_benefit: Gift | Points, _state: State) -> Effect | Reason:
     """Nothing comes off; the gift or the points are added to the answer."""
     return _GIVEN
 

@@ -39,17 +39,15 @@ def _min_quantity(condition: Condition, state: State) -> Reason | None:
 def _nth_order(condition: Condition, state: State) -> Reason | None:
     member = state.basket.member
     if member is None or member.orders_placed is None:
-        return Reason("member")
+        return Reason("nth_order", {"n": condition.number, "have": None})
     if member.orders_placed + 1 == condition.number:
         return None
     return Reason("nth_order", {"n": condition.number, "have": member.orders_placed + 1})
 
 
-def _first_order(condition: Condition, state: State) -> Reason | None:
+def _first_order(_condition: Condition, state: State) -> Reason | None:
     member = state.basket.member
-    if member is None or member.orders_placed is None:
-        return Reason("member")
-    return None if member.orders_placed == 0 else Reason("first_order")
+    return None if member is not None and member.orders_placed == 0 else Reason("first_order")
 
 
 def _tier(condition: Condition, state: State) -> Reason | None:

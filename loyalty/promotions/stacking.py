@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
-from core.money import exponent
+from loyalty.lots import earned
 from loyalty.promotions.benefits import Effect, effect
 from loyalty.promotions.conditions import unmet
 from loyalty.promotions.model import (
@@ -119,7 +119,7 @@ def _answer(
         for line, total, taken in zip(basket.lines, state.totals, adjustments, strict=True)
     )
     subtotal, rest = sum(line.subtotal for line in lines), sum(state.totals)
-    base = _base_points(rest, basket.currency, rate) if _multiplies(done) else 0
+    base = earned(rest, basket.currency, rate) if _multiplies(done) else 0
     applied = tuple(
         Applied(
             promotion.id,
@@ -146,11 +146,6 @@ def _answer(
 
 def _multiplies(done: list[tuple[Promotion, Effect]]) -> bool:
     return any(isinstance(one.benefit, Points) and one.benefit.times for one, _ in done)
-
-
-def _base_points(total: int, currency: str, rate: Decimal) -> int:
-    """What the goods earn at the rate, rounded down as the ledger does."""
-    return int(total * rate // 10 ** exponent(currency))
 
 
 def _points(promotion: Promotion, base: int) -> int:

@@ -67,7 +67,7 @@ class RowsIn(Body):
 class ConsentIn(Body):
     """A member's answer for a channel and purpose."""
 
-    channel: Literal["email", "sms", "wechat", "webhook"]
+    channel: Literal["email", "sms", "wechat", "webhook", "wecom"]
     purpose: Literal["marketing", "transactional"] = "marketing"
     granted: bool = Field(strict=True, description="false withdraws")
     origin: Annotated[str, Field(min_length=1, max_length=60)] = Field(

@@ -1,4 +1,4 @@
-"""The HTTP API under /api/v1: data in, coupons, points, counts of segments.
+"""The HTTP API under /api/v1: data in, coupons, points, promotions, counts of segments.
 
 Guarantees: nothing is answered without a key that has the endpoint's scope; every POST can be repeated
 safely: imports by the ids of their rows, everything else by its Idempotency-Key.
@@ -21,6 +21,7 @@ from web.api.consents import add_consents
 from web.api.guard import Guard, describe_keys
 from web.api.ingest import add_imports
 from web.api.loyalty import add_coupon_use, add_coupons, add_points
+from web.api.promotions import add_promotions
 from web.api.segments import add_segments
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -48,6 +49,7 @@ def create_blueprint(
     add_coupons(blueprint, guard, database, clock)
     add_coupon_use(blueprint, guard, database, settings, clock)
     add_points(blueprint, guard, database, clock)
+    add_promotions(blueprint, guard, database, settings, clock)
     add_segments(blueprint, guard, database, settings, clock)
     return blueprint
 

@@ -41,6 +41,7 @@ AREAS = {
     "rules": "segments",
     "delivery_rules": "channels",
     "lists": "segments",
+    "promotions": "loyalty",
 }
 """Entry of the rail that a blueprint's pages belong to, where it is not called like one."""
 

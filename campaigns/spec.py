@@ -42,7 +42,8 @@ class CampaignSpec:
     """A rule, most often ``{"segment": name}``."""
     variants: tuple[Variant, ...]
     channels: tuple[str, ...] = (EMAIL, SMS, WECHAT)
-    """In the order in which they are tried. ``webhook``, which has an address of everybody, must be named."""
+    """In the order in which they are tried. ``webhook``, which has an address of everybody, and ``wecom``,
+    which makes work for employees, must be named."""
     exclude: tuple[str, ...] = ()
     """Segments whose members are left out."""
     holdout: float = 0.1
@@ -57,7 +58,7 @@ class CampaignSpec:
     margin: float = 0.3
     """Share of revenue that is profit before the campaign's cost."""
     message_cost_minor: dict[str, int] = field(
-        default_factory=lambda: {"email": 0, "sms": 5, "wechat": 0, "webhook": 0}
+        default_factory=lambda: {"email": 0, "sms": 5, "wechat": 0, "webhook": 0, "wecom": 0}
     )
     point_value_minor: float = 1.0
     """What a point costs when it is spent, in minor units."""

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from channels import quiet
 from channels.consent import MARKETING
 from channels.models import Message
-from channels.outbox import FAILED, QUEUED, SKIPPED
+from channels.outbox import CREATED, FAILED, LEASED, QUEUED, SKIPPED
 from channels.sql import is_postgres
 from core import audit
 from core.contacts import CHANNELS
@@ -39,6 +39,7 @@ WEEK = 7
 MAX_MESSAGES, MAX_DAYS = 1000, 90
 LONGEST_WAIT = timedelta(days=31)
 """No campaign's message waits longer between its making and its sending."""
+_NOW = (LEASED, CREATED)
 _LOCK = 0x48_4C_43_41
 """Names the advisory lock of claims that count."""
 
@@ -140,8 +141,8 @@ def count(
     at = sa.func.coalesce(Message.sent_at, Message.handed_over_at, Message.created_at)
     out = [SKIPPED, FAILED] if queued else [SKIPPED, FAILED, QUEUED]
     recent = [
-        # Being sent right now is inside every window, whenever the message was made.
-        sa.func.sum(sa.case((sa.or_(at > now - timedelta(days=days), Message.state == "leased"), 1), else_=0))
+        # Being sent right now, or as soon as somebody confirms it: inside every window.
+        sa.func.sum(sa.case((sa.or_(at > now - timedelta(days=days), Message.state.in_(_NOW)), 1), else_=0))
         for days in usage.windows
     ]
     query = (

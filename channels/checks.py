@@ -6,9 +6,10 @@ messages fail or be refused; a ``warning`` is for a person to judge.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from html.parser import HTMLParser
@@ -74,7 +75,7 @@ class Finding:
     level: str
     code: str
     field: str = ""
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,10 @@ def _names_in(text: str) -> frozenset[str]:
         tree = jinja.parse(jinja.Environment(html=False), text, "text")
     except InvalidInput:
         return frozenset()
-    asked = {path for test in tree.find_all((nodes.If, nodes.CondExpr)) for path in _paths(test.test)} | {
-        path for used in tree.find_all(nodes.Filter) if used.name == "default" for path in _paths(used)
-    }
+    tests: list[nodes.Node] = [found.test for found in tree.find_all(nodes.If)]
+    tests += [found.test for found in tree.find_all(nodes.CondExpr)]
+    tests += [found for found in tree.find_all(nodes.Filter) if found.name == "default"]
+    asked = {path for test in tests for path in _paths(test)}
     return frozenset(_paths(tree) - asked)
 
 

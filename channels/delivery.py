@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 from channels import events, verp
 from channels.bounces import intake
 from channels.claim import Batch, Claimed, Terms, claim, hand_over, take_over
-from channels.outbox import FAILED, QUEUED, SENT, UNKNOWN
+from channels.outbox import CREATED, FAILED, QUEUED, SENT, UNKNOWN
 from channels.render import Content, Job, client_id
 from channels.settle import Settlement, chance, decide, on_unknown, settle
 from channels.sms.hours import hours_of
@@ -47,7 +47,8 @@ from channels.transports.sms_tencent import TencentTransport
 from channels.transports.sms_twilio import TwilioTransport
 from channels.transports.webhook import WebhookTransport
 from channels.transports.wechat import WechatTransport
-from core.contacts import CHANNELS, EMAIL, SMS, WEBHOOK
+from channels.transports.wecom import WecomTransport
+from core.contacts import CHANNELS, EMAIL, SMS, WEBHOOK, WECOM
 from core.db import Database
 from core.errors import InvalidInput
 from core.settings import Settings
@@ -75,6 +76,8 @@ class Delivered:
     failed: int = 0
     skipped: int = 0
     unknown: int = 0
+    created: int = 0
+    """At the provider, waiting for somebody to confirm them."""
     seconds: float = 0.0
 
 
@@ -113,11 +116,28 @@ def transport_for(
             connections=concurrency,
             clock=now,
         )
+    if channel == WECOM:
+        return wecom_transport(database, settings, concurrency, now)
     return WechatTransport(
         database,
         settings.wechat,
         settings.wechat_appid,
         settings.wechat_secret,
+        connections=concurrency,
+        clock=now,
+    )
+
+
+def wecom_transport(
+    database: Database, settings: Settings, concurrency: int | None, now: Clock
+) -> WecomTransport:
+    """WeCom, or its stand-in where no endpoint is set."""
+    return WecomTransport(
+        database,
+        settings.wecom,
+        settings.wecom_corpid,
+        settings.wecom_secret,
+        settings.wecom_sender,
         connections=concurrency,
         clock=now,
     )
@@ -246,8 +266,8 @@ def run_delivery(
     )
 
 
-_COUNTED = ("sent", "deferred", "failed", "skipped", "unknown")
-_COUNT_OF = {SENT: "sent", QUEUED: "deferred", FAILED: "failed", UNKNOWN: "unknown"}
+_COUNTED = ("sent", "deferred", "failed", "skipped", "unknown", "created")
+_COUNT_OF = {SENT: "sent", QUEUED: "deferred", FAILED: "failed", UNKNOWN: "unknown", CREATED: "created"}
 
 
 _NO_ANSWER = frozenset({Reaction.UNREACHABLE, Reaction.RETURN, Reaction.HOLD})

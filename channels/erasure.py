@@ -12,7 +12,7 @@ from channels.consent import ERASED, SuppressionRow, suppress_many
 from channels.models import Consent, Message, OptIn, WechatGrant, WechatWindow
 from channels.outbox import QUEUED, SKIPPED
 from channels.sql import CONSENTS, mark_touches
-from core.contacts import ADDRESS_COLUMN, WECHAT
+from core.contacts import ADDRESS_COLUMN, WEBHOOK, WECHAT
 from core.models import Member
 from core.warehouse.replica import mark
 
@@ -30,7 +30,8 @@ def forget(session: Session, member: Member, now: datetime) -> None:
         [
             SuppressionRow(channel, index, ERASED, "erasure", now, {})
             for channel, index in indexes.items()
-            if index is not None
+            # The webhook's "address" is the member's number, which nobody else ever gets.
+            if index is not None and channel != WEBHOOK
         ],
     )
     for table in (WechatWindow, WechatGrant):

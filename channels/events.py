@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from channels import outbox
 from channels.consent import MARKETING, SuppressionRow, set_many, suppress_many
 from channels.models import Consent, EarlyReceipt, Message, MessageEvent
-from channels.outbox import DELIVERED, FAILED, EventRow
+from channels.outbox import DELIVERED, FAILED, SENT, EventRow
 from channels.sql import mark_touches, table_of
 from channels.tracking import HUMAN
 from core.contacts import ADDRESS_COLUMN
@@ -29,13 +29,24 @@ from core.models import Member
 
 OPENED, CLICKED, UNSUBSCRIBED = "opened", "clicked", "unsubscribed"
 HARD_BOUNCE, SOFT_BOUNCE, COMPLAINT, UNDELIVERED = "hard_bounce", "soft_bounce", "complaint", "undelivered"
-KINDS = (DELIVERED, OPENED, CLICKED, UNSUBSCRIBED, HARD_BOUNCE, SOFT_BOUNCE, COMPLAINT, UNDELIVERED)
+UNFRIENDED, NOT_CONFIRMED = "unfriended", "not_confirmed"
+"""Of a message that an employee sends: its member is no contact any more; nobody confirmed it in time."""
+KINDS = (
+    *(DELIVERED, OPENED, CLICKED, UNSUBSCRIBED, HARD_BOUNCE, SOFT_BOUNCE, COMPLAINT, UNDELIVERED),
+    *(SENT, UNFRIENDED, NOT_CONFIRMED),
+)
 
 NEW_STATE: Mapping[str, str] = MappingProxyType(
-    {DELIVERED: DELIVERED, HARD_BOUNCE: FAILED, SOFT_BOUNCE: FAILED, UNDELIVERED: FAILED}
+    {
+        SENT: SENT,
+        DELIVERED: DELIVERED,
+        **dict.fromkeys((HARD_BOUNCE, SOFT_BOUNCE, UNDELIVERED, UNFRIENDED, NOT_CONFIRMED), FAILED),
+    }
 )
 """What a receipt makes of its message's state, where the table allows it."""
-SUPPRESSION: Mapping[str, str] = MappingProxyType({HARD_BOUNCE: "hard_bounce", COMPLAINT: "complaint"})
+SUPPRESSION: Mapping[str, str] = MappingProxyType(
+    {HARD_BOUNCE: "hard_bounce", COMPLAINT: "complaint", UNFRIENDED: "unfollowed"}
+)
 WITHDRAWS = frozenset({UNSUBSCRIBED, COMPLAINT})
 """Receipts after which the member gets no more marketing by that channel."""
 EARLY_KEPT = timedelta(days=3)
@@ -177,7 +188,7 @@ def _record(session: Session, receipts: Sequence[Receipt]) -> list[Receipt]:
 
 def _act(session: Session, new: Sequence[Receipt], now: datetime) -> None:
     """State, suppression, consent, next channel and warehouse's mark for receipts that are news."""
-    for state in (DELIVERED, FAILED):
+    for state in (SENT, DELIVERED, FAILED):
         ids = [receipt.message_id for receipt in new if NEW_STATE.get(receipt.kind) == state]
         if ids:
             _move(session, ids, state, {r.message_id: _reason(r) for r in new}, now)
@@ -213,6 +224,8 @@ def _act(session: Session, new: Sequence[Receipt], now: datetime) -> None:
 
 
 def _reason(receipt: Receipt) -> str:
+    if receipt.kind == NOT_CONFIRMED:
+        return NOT_CONFIRMED
     return f"{receipt.kind}: {receipt.detail.get('code', '')} {receipt.detail.get('reason', '')}".strip()[
         :200
     ]
@@ -226,6 +239,11 @@ def _move(
     if state == DELIVERED:
         # A receipt proves the sending that nobody had settled.
         values |= {"sent_at": sa.func.coalesce(Message.sent_at, now), "reason": None}
+    elif state == SENT:
+        told = sa.select(sa.func.min(MessageEvent.at)).where(
+            MessageEvent.message_id == Message.id, MessageEvent.kind == SENT
+        )
+        values |= {"sent_at": told.correlate(Message).scalar_subquery(), "reason": None}
     moved = session.scalars(
         sa.update(Message)
         .where(

@@ -1,7 +1,7 @@
 """Whether the links of a message lead anywhere: asked only when somebody presses the button.
 
 Nothing but public addresses is asked, whatever a name resolves to when the connection is made, unless
-the host is the shop's own; redirects are not followed, so that none leads inside. One look is bounded
+host and port are the shop's own; redirects are not followed, so that none leads inside. One look is bounded
 in number and in time.
 """
 
@@ -66,18 +66,27 @@ def check_links(settings: Settings, urls: Sequence[str]) -> list[Looked]:
 
 
 async def _check(settings: Settings, urls: Sequence[str]) -> list[Looked]:
-    own = {urlsplit(url).hostname for url in (settings.base_url, settings.shop_url) if url}
+    own = {_place(url) for url in (settings.base_url, settings.shop_url) if url}
     limit = asyncio.Semaphore(AT_ONCE)
     async with _client(None) as inside, _client(PublicResolver()) as public:
 
         async def look(url: str) -> Looked:
             if _EXPRESSION.search(url):
                 return Looked(url, "skipped")
-            host = urlsplit(url).hostname
+            trusted = _place(url) in own
             async with limit:
-                return await _look(inside if host in own else public, url, trusted=host in own)
+                return await _look(inside if trusted else public, url, trusted=trusted)
 
         return list(await asyncio.gather(*(look(url) for url in urls)))
+
+
+def _place(url: str) -> tuple[str | None, str]:
+    """Host and port as written: another port of the shop's own host is another service."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None, ""
+    return parts.hostname, parts.netloc.rpartition("@")[2].lower()
 
 
 def _client(resolver: PublicResolver | None) -> httpx.AsyncClient:

@@ -103,7 +103,8 @@ class TemplateContent(Base):
     language: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
     fields: Mapped[dict[str, Any]] = mapped_column(Json)
     """email: subject, html, text, preheader · sms: text, provider_template, params · wechat:
-    kind, provider_template, url, data {name: text}, miniprogram, text · webhook: title, body, url, data."""
+    kind, provider_template, url, data {name: text}, miniprogram, text · webhook: title, body, url, data ·
+    wecom: text, link {title, url, desc, picurl}."""
     written: Mapped[dict[str, Any] | None] = mapped_column(Json)
     """The fields as they were typed, where they name snippets; ``fields`` has the snippets' texts."""
     snippets: Mapped[dict[str, Any] | None] = mapped_column(Json)
@@ -306,7 +307,7 @@ class BounceReport(Base):
 
 
 class ProviderToken(Base):
-    """An access token shared by all workers (WeChat: one per appid)."""
+    """An access token shared by all workers (WeChat: one per appid; WeCom: one per company and app)."""
 
     __tablename__ = "provider_tokens"
 

@@ -1,10 +1,12 @@
 """The outbox: messages, their states, and the one table of how states may change.
 
     queued ──→ leased ──→ sent ──→ delivered
-      ↑          │ │ └──→ unknown ──→ sent | delivered | failed   (a late answer)
+      ↑          │ │ ├──→ unknown ──→ created | sent | delivered | failed   (a late answer)
+      │          │ │ └──→ created ──→ sent | delivered | failed   (somebody confirms it, or nobody does)
       └─deferred─┘ └────→ failed | skipped        sent ──→ failed (a bounce)
 
-"Deferred" is no state of its own: the message is queued again with a later ``not_before``.
+"Deferred" is no state of its own: the message is queued again with a later ``not_before``. ``created``
+is a task at the provider that an employee has to confirm: not sent, and perhaps never.
 ``delivered``, ``failed`` and ``skipped`` are final. Every change of state in the package is an
 UPDATE guarded by :func:`states_before`, so that late or repeated news never turns one back.
 """
@@ -26,13 +28,14 @@ from core.db import among, bulk_count, bulk_insert
 from core.errors import InvalidInput
 
 QUEUED, LEASED, SENT, DELIVERED = "queued", "leased", "sent", "delivered"
-FAILED, SKIPPED, UNKNOWN = "failed", "skipped", "unknown"
+FAILED, SKIPPED, UNKNOWN, CREATED = "failed", "skipped", "unknown", "created"
 
 TRANSITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         QUEUED: frozenset({LEASED, SKIPPED}),
-        LEASED: frozenset({QUEUED, SENT, FAILED, SKIPPED, UNKNOWN}),
-        UNKNOWN: frozenset({SENT, DELIVERED, FAILED}),
+        LEASED: frozenset({QUEUED, CREATED, SENT, FAILED, SKIPPED, UNKNOWN}),
+        UNKNOWN: frozenset({CREATED, SENT, DELIVERED, FAILED}),
+        CREATED: frozenset({SENT, DELIVERED, FAILED}),
         SENT: frozenset({DELIVERED, FAILED}),
         DELIVERED: frozenset(),
         FAILED: frozenset(),
@@ -135,12 +138,14 @@ def account(session: Session, channel: str) -> Account:
     ).scalar_one()
 
 
-def pause(session: Session, channel: str, reason: str, now: datetime) -> None:
-    """Send nothing more by this channel until :func:`resume`; the first reason stays."""
+def pause(session: Session, channel: str, reason: str, now: datetime) -> bool:
+    """Send nothing more by this channel until :func:`resume`; whether it was on. The first reason stays."""
     known = account(session, channel)
-    if known.paused_at is None:
-        known.paused_at, known.paused_reason = now, reason[:300]
-        session.flush()
+    if known.paused_at is not None:
+        return False
+    known.paused_at, known.paused_reason = now, reason[:300]
+    session.flush()
+    return True
 
 
 def resume(session: Session, channel: str) -> None:

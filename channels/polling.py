@@ -4,7 +4,7 @@ Aliyun is asked about each message by its number and day, Twilio by its own id; 
 what nobody has fetched yet, members' replies too. What they say becomes the same
 receipts that callbacks bring, with the same keys, so that one that comes after all changes nothing. A
 message without an answer (``unknown``) is recognised at Aliyun by its OutId, which a batch shares:
-there, only the batch's first; at Tencent by its number.
+there, only the batch's first; at Tencent by its number. WeCom is asked about tasks that employees confirm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from channels.callbacks import tencent
 from channels.callbacks.aliyun import CHINA, aliyun_key, aliyun_time
 from channels.callbacks.twilio import Found as TwilioFound
 from channels.callbacks.twilio import twilio_asked
-from channels.delivery import aliyun_transport, tencent_transport, twilio_transport
+from channels.delivery import aliyun_transport, tencent_transport, twilio_transport, wecom_transport
 from channels.events import UNDELIVERED, Receipt
 from channels.models import Message
 from channels.outbox import DELIVERED, SENT, UNKNOWN
@@ -34,6 +34,7 @@ from channels.transports import sms_tencent
 from channels.transports.base import TransportError
 from channels.transports.sms_aliyun import AliyunTransport
 from channels.transports.sms_twilio import NAME, TwilioTransport
+from channels.wecom import poll as wecom
 from core.contacts import SMS
 from core.db import Database
 from core.models import Member
@@ -83,15 +84,18 @@ async def poll_receipts(database: Database, settings: Settings, now: datetime) -
     pulled = (0, 0)
     if sms_tencent.NAME in settings.sms_providers:
         pulled = await _pull(database, settings, now)
+    confirmed = await wecom.poll(
+        database, now, lambda: wecom_transport(database, settings, CONCURRENCY, lambda: now)
+    )
     with database.write() as session:
         lost.adopt_early(session)
         events.apply_early(session, now)
         applied = events.apply(session, found, now).new
         applied += lost.take(session, *_together(heard), now)
     return {
-        "asked": len(waiting) + len(at_twilio),
-        "answered": len(found) + len(heard) + pulled[0],
-        "applied": applied + pulled[1],
+        "asked": len(waiting) + len(at_twilio) + confirmed.asked,
+        "answered": len(found) + len(heard) + pulled[0] + confirmed.answered,
+        "applied": applied + pulled[1] + confirmed.applied,
     }
 
 

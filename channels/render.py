@@ -18,9 +18,10 @@ from zoneinfo import ZoneInfo
 from channels import attachments, jinja, markup, mime, rewrite, tracking, utm, verp
 from channels.sms.text import outgoing
 from channels.source import READY, Source, source_of
-from channels.transports.base import EmailPayload, SmsPayload, WebhookPayload, WechatPayload
+from channels.transports.base import EmailPayload, SmsPayload, WebhookPayload, WechatPayload, WecomPayload
 from channels.wechat import limits
-from core.contacts import EMAIL, SMS, WEBHOOK, WECHAT
+from channels.wecom import limits as wecom_limits
+from core.contacts import EMAIL, SMS, WEBHOOK, WECHAT, WECOM
 from core.errors import InvalidInput
 from core.settings import Settings
 
@@ -38,6 +39,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         SMS: ("text", "provider_template", "params"),
         WECHAT: ("kind", "provider_template", "url", "data", "miniprogram", "text"),
         WEBHOOK: ("title", "body", "url", "data"),
+        WECOM: ("text", "link"),
     }
 )
 REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -46,6 +48,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
         SMS: ("text", "provider_template"),
         WECHAT: ("provider_template", "data"),
         WEBHOOK: ("title",),
+        WECOM: ("text",),
     }
 )
 REQUIRED_OF_SERVICE = ("text",)
@@ -340,6 +343,40 @@ class WebhookContent:
         )
 
 
+@dataclass(frozen=True)
+class WecomContent:
+    """A message from an employee to a customer: a text, and at most one page (tracked)."""
+
+    language: str
+    text: Source
+    link: Mapping[str, Source]
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return self.text.names.union(*(source.names for source in self.link.values()))
+
+    def preview(self, settings: Settings, job: Job) -> dict[str, Any]:
+        found = self.payload(settings, job)
+        title, url, desc, _ = found.link or ("", "", "", "")
+        shown = {"text": found.text, "title": title, "desc": desc}
+        return {"text": found.text, "url": url, "data": {name: text for name, text in shown.items() if text}}
+
+    def payload(self, settings: Settings, job: Job) -> WecomPayload:
+        """Raises InvalidInput for a text or an address that is too long; titles are shortened."""
+        values = variables_for(settings, job, self.language, self.names)
+        text = self.text.run(values).strip()
+        wecom_limits.check_size(text, wecom_limits.MAX_TEXT, f"{self.language}.text")
+        if not self.link:
+            return WecomPayload(text)
+        made = {name: source.run(values).strip() for name, source in self.link.items()}
+        url, picture = _tracked_url(settings, job, made["url"]), made.get("picurl", "")
+        for address, name in ((url, "url"), (picture, "picurl")):
+            wecom_limits.check_size(address, wecom_limits.MAX_URL, f"{self.language}.link.{name}")
+        title = wecom_limits.cut(made["title"], wecom_limits.MAX_TITLE)
+        desc = wecom_limits.cut(made.get("desc", ""), wecom_limits.MAX_DESC)
+        return WecomPayload(text, (title, url, desc, picture))
+
+
 def _tracked_url(settings: Settings, job: Job, written: str) -> str:
     url = written.strip()
     if not url or url.startswith(f"{settings.base_url}/"):
@@ -347,7 +384,7 @@ def _tracked_url(settings: Settings, job: Job, written: str) -> str:
     return _link(settings, job, url)
 
 
-Content = EmailContent | SmsContent | WechatContent | WebhookContent
+Content = EmailContent | SmsContent | WechatContent | WebhookContent | WecomContent
 
 
 def compile_content(channel: str, purpose: str, language: str, fields: Mapping[str, Any]) -> Content:
@@ -379,7 +416,17 @@ def compile_content(channel: str, purpose: str, language: str, fields: Mapping[s
         return WebhookContent(
             language, title, body, url, _sources(fields.get("data") or {}, f"{language}.data")
         )
+    if channel == WECOM:
+        return _compile_wecom(language, fields)
     return _compile_wechat(language, fields)
+
+
+def _compile_wecom(language: str, fields: Mapping[str, Any]) -> WecomContent:
+    path = f"{language}.link"
+    link = _sources(fields.get("link") or {}, path)
+    if link and not ({"title", "url"} <= link.keys() <= set(wecom_limits.LINK)):
+        raise InvalidInput(f"{path} has a title and a url, and may have a desc and a picurl.", path)
+    return WecomContent(language, source_of(str(fields["text"]), f"{language}.text"), link)
 
 
 def _optional(fields: Mapping[str, Any], language: str, name: str) -> Source | None:

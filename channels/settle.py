@@ -22,10 +22,11 @@ from channels.bounces.classify import Kind
 from channels.claim import Claimed, release
 from channels.consent import MARKETING, SuppressionRow, set_many, suppress_many
 from channels.models import Account, Message
-from channels.outbox import FAILED, KEEP, LEASED, QUEUED, SENT, SKIPPED, UNKNOWN, EventRow
+from channels.outbox import CREATED, FAILED, KEEP, LEASED, QUEUED, SENT, SKIPPED, UNKNOWN, EventRow
 from channels.sql import mark_touches, table_of, update_each
 from channels.transports.base import Outcome, Reaction, TransportError
-from core.contacts import EMAIL, SMS, WEBHOOK, WECHAT
+from core import audit
+from core.contacts import EMAIL, SMS, WEBHOOK, WECHAT, WECOM
 from core.db import among
 from core.imports import ConsentChange
 from core.models import Todo
@@ -38,6 +39,7 @@ BACKOFF_S: Mapping[str, tuple[float, ...]] = MappingProxyType(
         # Inside the ten minutes in which WeChat drops a repeated client_msg_id.
         WECHAT: (15.0, 60.0, 240.0),
         WEBHOOK: (30.0, 120.0, 600.0, 1800.0, _HOUR, 4 * _HOUR),
+        WECOM: (60.0, 300.0, 1800.0, _HOUR),
     }
 )
 """Seconds before the next attempt, by channel; after the last one the message has failed."""
@@ -101,7 +103,8 @@ def _decide(
 ) -> Settlement:
     error = outcome.error
     if error is None:
-        return Settlement(message, SENT, provider_id=outcome.provider_id)
+        state = CREATED if outcome.created else SENT
+        return Settlement(message, state, provider_id=outcome.provider_id)
     reason, code, reaction = str(error)[:200], error.code, error.reaction
     match reaction:
         case Reaction.RETURN | Reaction.UNREACHABLE | Reaction.PAUSE:
@@ -209,7 +212,10 @@ def settle(
         _count_bounces(session, channel, provider, [found for found in settlements if found.bounce], now)
     for found in settlements:
         if found.pause:
-            outbox.pause(session, channel, f"{found.code}: {found.reason}", now)
+            why = f"{found.code}: {found.reason}"
+            if outbox.pause(session, channel, why, now):
+                by = found.provider or provider
+                audit.record(session, by, "channel.pause", "channel", channel, now, {"reason": why[:300]})
             break
     _stop_sources(session, channel, [found for found in settlements if found.stop], now)
     falling = [
@@ -304,7 +310,7 @@ def _row(found: Settlement, provider: str, now: datetime, handed_over_at: dateti
         "provider": found.provider or provider,
         "provider_id": found.provider_id,
         "sent_at": now if found.state == SENT else None,
-        "settled_at": None if again else now,
+        "settled_at": None if again or found.state == CREATED else now,
         "lease_until": None,
         "attempts": found.message.attempts + int(found.attempted),
         "handed_over_at": found.message.handed_over_at or handed_over_at,

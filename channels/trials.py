@@ -33,7 +33,6 @@ from core.contacts import (
 )
 from core.errors import Conflict, InvalidInput, NotFound
 from core.models import AuditEntry, Member
-from core.settings import Settings
 
 SOURCE = "console-test"
 """The source of made-up members; lists and the warehouse leave them out."""
@@ -60,15 +59,7 @@ def normalised(channel: str, address: str) -> str:
     return text
 
 
-def send(
-    session: Session,
-    settings: Settings,
-    template_id: int,
-    language: str,
-    address: str,
-    by: str,
-    now: datetime,
-) -> int:
+def send(session: Session, template_id: int, language: str, address: str, by: str, now: datetime) -> int:
     """Queue a test of a template's current version; the message's id.
 
     Raises NotFound, InvalidInput (``address``, ``language``), and Conflict for more than

@@ -8,9 +8,9 @@ from email_validator import EmailNotValidError, validate_email
 from core import crypto
 from core.errors import InvalidInput
 
-EMAIL, SMS, WECHAT, WEBHOOK = "email", "sms", "wechat", "webhook"
-CHANNELS = (EMAIL, SMS, WECHAT, WEBHOOK)
-ADDRESS_COLUMN = {EMAIL: "email", SMS: "phone", WECHAT: "openid", WEBHOOK: "external_id"}
+EMAIL, SMS, WECHAT, WEBHOOK, WECOM = "email", "sms", "wechat", "webhook", "wecom"
+CHANNELS = (EMAIL, SMS, WECHAT, WEBHOOK, WECOM)
+ADDRESS_COLUMN = {EMAIL: "email", SMS: "phone", WECHAT: "openid", WEBHOOK: "external_id", WECOM: "wecom"}
 """The column of ``members`` that holds a channel's address; its index is ``…_index``."""
 
 
@@ -36,7 +36,7 @@ def normalise_phone(text: str, country: str = "CN") -> str:
 
 
 def blind_index(column: str, normalised: str | None) -> str | None:
-    """Blind index of a normalised value of ``email``, ``phone``, ``openid`` or ``unionid``."""
+    """Blind index of a normalised value of ``email``, ``phone``, ``openid``, ``unionid`` or ``wecom``."""
     return crypto.keyring().blind_index(column, normalised) if normalised else None
 
 

@@ -17,7 +17,7 @@ from core.warehouse.replica import mark
 
 ERASED = "erased"
 """The fingerprint of who was erased: no import changes such a row again."""
-_CONTACTS = ("email", "phone", "openid", "unionid")
+_CONTACTS = ("email", "phone", "openid", "unionid", "wecom")
 _INDEXES = tuple(f"{column}_index" for column in _CONTACTS)
 _PERSONAL = ("name", *_CONTACTS, *_INDEXES, "gender", "birthday", "city", "province")
 
@@ -42,6 +42,7 @@ def search(session: Session, text: str, limit: int = 50) -> list[Member]:
         Member.external_id == text,
         Member.name.istartswith(text, autoescape=True),
         Member.openid_index == blind_index("openid", text),
+        Member.wecom_index == blind_index("wecom", text),
     ]
     for column, normalise in (("email", normalise_email), ("phone", normalise_phone)):
         try:

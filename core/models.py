@@ -30,6 +30,9 @@ class Member(Base):
     openid_index: Mapped[str | None] = mapped_column(sa.String(32), index=True)
     unionid: Mapped[str | None] = mapped_column(Encrypted)
     unionid_index: Mapped[str | None] = mapped_column(sa.String(32), index=True)
+    wecom: Mapped[str | None] = mapped_column(Encrypted)
+    """The customer's external_userid at WeCom."""
+    wecom_index: Mapped[str | None] = mapped_column(sa.String(32), index=True)
     gender: Mapped[str | None] = mapped_column(sa.String(20))
     birthday: Mapped[date | None]
     city: Mapped[str | None] = mapped_column(sa.String(100))

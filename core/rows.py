@@ -30,6 +30,7 @@ CONSENT_COLUMNS = {
     "sms_consent": "sms",
     "wechat_consent": "wechat",
     "webhook_consent": "webhook",
+    "wecom_consent": "wecom",
 }
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -37,7 +38,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     for kind, names in {
         "members": "member_id name email phone wechat_openid wechat_unionid gender birthday city province "
         "country locale timezone registered_at tags email_consent sms_consent wechat_consent "
-        "webhook_consent",
+        "webhook_consent wecom_external_userid wecom_consent",
         "products": "sku name category brand price currency margin stock url image_url",
         "orders": "order_id member_id ordered_at sku category quantity amount discount currency status "
         "coupon_code channel",
@@ -280,6 +281,7 @@ def parse_member(row: Raw, shop: Shop) -> MemberRow:
         "phone": normalise_phone(phone, shop.country) if phone else None,
         "openid": _text(row, "wechat_openid", 128),
         "unionid": _text(row, "wechat_unionid", 128),
+        "wecom": _text(row, "wecom_external_userid", 128),
         "gender": _text(row, "gender", 20),
         "birthday": _day(row, "birthday"),
         "city": _text(row, "city", 100),
@@ -303,7 +305,7 @@ def parse_member(row: Raw, shop: Shop) -> MemberRow:
     return MemberRow(_must(row, "member_id"), values, consents, fingerprint(values, consents))
 
 
-_MEMBER_COLUMNS = {"openid": "wechat_openid", "unionid": "wechat_unionid"}
+_MEMBER_COLUMNS = {"openid": "wechat_openid", "unionid": "wechat_unionid", "wecom": "wecom_external_userid"}
 """Columns that files call differently."""
 
 

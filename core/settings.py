@@ -10,13 +10,13 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
 PROVIDERS = (
     "smtp_url",
     "aliyun_endpoint",
     "tencent_endpoint",
     "twilio_endpoint",
     "wechat_endpoint",
+    "wecom_endpoint",
     "webhook_url",
 )
 """Settings that name a provider; an empty one is the sandbox's stand-in."""
@@ -102,6 +102,12 @@ class Settings(BaseSettings):
     """Where a member agrees to be bound; empty means WeChat's own page, or the sandbox's."""
     wechat_scope: str = Field(default="snsapi_base", pattern=r"^snsapi_(base|userinfo)$")
     """``snsapi_userinfo`` asks the member, and gives the unionid as well."""
+    wecom_endpoint: str = ""
+    """Base URL of WeCom's API; empty means the sandbox."""
+    wecom_corpid: str = "ww-sandbox"
+    wecom_secret: str = "sandbox-wecom-secret"  # noqa: S105 - the sandbox's own, not a secret
+    wecom_sender: str = "sandbox-employee"
+    """userid of the employee who is asked to confirm the messages to customers."""
     webhook_url: str = ""
     """The shop's own address for messages of the channel ``webhook``; empty means the sandbox."""
     webhook_secret: str = "sandbox-webhook-secret"  # noqa: S105 - the sandbox's own, not a secret
@@ -192,6 +198,10 @@ class Settings(BaseSettings):
     def wechat_authorize(self) -> str:
         own = "https://open.weixin.qq.com" if self.wechat_endpoint else self.wechat
         return self.wechat_authorize_endpoint or own
+
+    @property
+    def wecom(self) -> str:
+        return self.wecom_endpoint or f"http://127.0.0.1:{self.sandbox_http_port}/wecom"
 
     @property
     def webhook(self) -> str:

@@ -18,7 +18,7 @@ from core.members import ERASED
 from core.models import Member
 from core.rows import MemberRow, ProductRow
 
-_CONTACT_COLUMNS = ("email", "phone", "openid", "unionid")
+_CONTACT_COLUMNS = ("email", "phone", "openid", "unionid", "wecom")
 
 
 def existing(

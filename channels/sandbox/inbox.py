@@ -129,6 +129,18 @@ def clear(settings: Settings) -> None:
             connection.commit()
 
 
+def annotate(settings: Settings, channel: str, client_id: str, name: str, text: str) -> None:
+    """Show ``name`` as ``text`` in the data of every message that came under ``client_id``."""
+    with _open(settings) as connection:
+        if connection is not None:
+            connection.execute(
+                "UPDATE messages SET content = CAST(json_set(CAST(content AS TEXT), ?, ?) AS BLOB) "
+                "WHERE channel = ? AND client_id = ?",
+                [f"$.data.{name}", text, channel, client_id],
+            )
+            connection.commit()
+
+
 def _summary(row: Sequence[Any]) -> SandboxMessage:
     number, channel, address, client, at, content = row
     if channel == EMAIL:

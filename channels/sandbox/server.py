@@ -18,6 +18,7 @@ from channels.sandbox.tencent import Tencent
 from channels.sandbox.twilio import Twilio
 from channels.sandbox.webhook import Webhook
 from channels.sandbox.wechat import Wechat
+from channels.sandbox.wecom import Wecom
 from core import crypto
 from core.errors import HuiliuError
 from core.settings import Settings
@@ -61,6 +62,8 @@ class Sandbox:
         app.router.add_routes(self.wechat.routes())
         webhook = Webhook(settings, self._store, callbacks, self._delay_s)
         app.router.add_post("/webhook", webhook.handle)
+        self.wecom = Wecom(settings, self._store, self._delay_s)
+        app.router.add_routes(self.wecom.routes())
         self._runner = web.AppRunner(
             app, access_log=None, max_field_size=HEADER_BYTES, max_line_size=HEADER_BYTES
         )

@@ -141,7 +141,16 @@ class WebhookPayload:
     data: dict[str, str]
 
 
-Payload = EmailPayload | SmsPayload | WechatPayload | WebhookPayload
+@dataclass(frozen=True, slots=True)
+class WecomPayload:
+    """A text from an employee to a customer; equal ones may share a request."""
+
+    text: str
+    link: tuple[str, str, str, str] | None = None
+    """(title, url, desc, picurl) of the page attached to it."""
+
+
+Payload = EmailPayload | SmsPayload | WechatPayload | WebhookPayload | WecomPayload
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +172,8 @@ class Outcome:
     error: TransportError | None = None
     provider: str | None = None
     """Who answered, where the transport stands for several providers."""
+    created: bool = False
+    """Accepted as a task that somebody has to confirm before it is sent."""
 
 
 NOT_TRIED = Outcome(error=TransportError("Not sent in this batch.", Reaction.RETURN))

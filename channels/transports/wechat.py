@@ -16,23 +16,18 @@ from typing import Any, Self
 
 import httpx
 import orjson
-import sqlalchemy as sa
 from yarl import URL
 
-from channels.models import ProviderToken
-from channels.sql import table_of
 from channels.transports import lean
 from channels.transports.base import Outcome, Outgoing, Reaction, TransportError, WechatPayload, send_each
 from channels.transports.http import ask, client, json_of
+from channels.transports.tokens import SharedToken
 from channels.wechat import windows
 from channels.wechat.windows import Wish
 from core.contacts import ADDRESS_COLUMN, WECHAT, blind_index
-from core.db import Database, bulk_insert
+from core.db import Database
 
 CONNECTIONS = 10
-RENEW_EARLY = timedelta(seconds=300)
-REFRESH_LEASE = timedelta(seconds=30)
-WAIT_S = 0.2
 TEMPLATE, SUBSCRIPTION, SERVICE = "template", "subscription", "service"
 KINDS = (TEMPLATE, SUBSCRIPTION, SERVICE)
 PATHS: Mapping[str, str] = MappingProxyType(
@@ -110,77 +105,14 @@ def body_of(message: Outgoing, payload: WechatPayload) -> dict[str, Any]:
     return body
 
 
-class TokenCache:
-    """The access token of an appid: one process refreshes, the others use the old one or wait."""
+class TokenCache(SharedToken):
+    """The access token of an appid, by WeChat's stable interface."""
 
     def __init__(
         self, database: Database, endpoint: str, appid: str, secret: str, clock: Callable[[], datetime]
     ) -> None:
-        self._database, self._endpoint, self._clock = database, endpoint.rstrip("/"), clock
-        self._appid, self._secret = appid, secret
-        self._key = f"wechat:{appid}"
-        self._known: tuple[str, datetime] | None = None
-
-    async def get(self, http: httpx.AsyncClient) -> str:
-        """A valid token. Raises TransportError when WeChat gives none."""
-        if self._known is not None and self._clock() < self._known[1] - RENEW_EARLY:
-            return self._known[0]
-        return await self._renewed(http, refused=None)
-
-    async def replace(self, http: httpx.AsyncClient, refused: str) -> str:
-        """Another token than ``refused``: the one somebody already fetched, or a new one."""
-        self._known = None
-        return await self._renewed(http, refused)
-
-    async def _renewed(self, http: httpx.AsyncClient, refused: str | None) -> str:
-        for _ in range(int(REFRESH_LEASE.total_seconds() / WAIT_S) + 1):
-            token, mine = await asyncio.to_thread(self._take, refused)
-            if token is not None:
-                return token
-            if mine:
-                return await self._fetch(http, refused)
-            await asyncio.sleep(WAIT_S)
-        raise TransportError("No WeChat access token within 30 s.", Reaction.UNREACHABLE, code="token")
-
-    def _take(self, refused: str | None) -> tuple[str | None, bool]:
-        """(a usable token, False), (None, True): we refresh, or (None, False): somebody else does."""
-        now = self._clock()
-        with self._database.write() as session:
-            bulk_insert(session, table_of(ProviderToken), ("key",), [(self._key,)], conflict=("key",))
-            row = session.execute(
-                sa.select(ProviderToken).where(ProviderToken.key == self._key).with_for_update()
-            ).scalar_one()
-            usable = row.token is not None and row.token != refused and row.expires_at is not None
-            if usable and row.expires_at is not None and now < row.expires_at - RENEW_EARLY:
-                self._known = (str(row.token), row.expires_at)
-                return row.token, False
-            if row.refreshing_until is None or row.refreshing_until < now:
-                row.refreshing_until = now + REFRESH_LEASE
-                return None, True
-            if usable and row.expires_at is not None and now < row.expires_at:
-                return row.token, False  # the old one works while another process fetches the next
-            return None, False
-
-    async def _fetch(self, http: httpx.AsyncClient, refused: str | None) -> str:
-        try:
-            token, expires_in = await self._ask(http, force=False)
-            if token == refused:
-                # The stable interface repeats a token that WeChat itself no longer takes: only then force.
-                token, expires_in = await self._ask(http, force=True)
-        except TransportError:
-            await asyncio.to_thread(self._store, None, None)
-            raise
-        expires_at = self._clock() + timedelta(seconds=expires_in)
-        await asyncio.to_thread(self._store, token, expires_at)
-        self._known = (token, expires_at)
-        return token
-
-    def _store(self, token: str | None, expires_at: datetime | None) -> None:
-        values: dict[str, Any] = {"refreshing_until": None}
-        if token is not None:
-            values |= {"token": token, "expires_at": expires_at}
-        with self._database.write() as session:
-            session.execute(sa.update(ProviderToken).where(ProviderToken.key == self._key).values(**values))
+        super().__init__(database, f"wechat:{appid}", clock)
+        self._endpoint, self._appid, self._secret = endpoint.rstrip("/"), appid, secret
 
     async def _ask(self, http: httpx.AsyncClient, *, force: bool) -> tuple[str, int]:
         body = {

@@ -224,7 +224,10 @@ def upgrade() -> None:
         batch_op.create_index('ix_bounce_reports_message_id', ['message_id'], unique=False)
 
     with op.batch_alter_table('members', schema=None) as batch_op:
+        batch_op.add_column(sa.Column('wecom', db.Encrypted(), nullable=True))
+        batch_op.add_column(sa.Column('wecom_index', sa.String(length=32), nullable=True))
         batch_op.add_column(sa.Column('shop_tags', db.Json, nullable=True))
+        batch_op.create_index(batch_op.f('ix_members_wecom_index'), ['wecom_index'], unique=False)
 
     with op.batch_alter_table('messages', schema=None) as batch_op:
         batch_op.create_index('ix_messages_transactional', ['channel', 'not_before', 'id'], unique=False, postgresql_where=sa.text("state = 'queued' AND purpose = 'transactional'"), sqlite_where=sa.text("state = 'queued' AND purpose = 'transactional'"))
@@ -260,7 +263,10 @@ def downgrade() -> None:
         batch_op.drop_index('ix_messages_transactional', postgresql_where=sa.text("state = 'queued' AND purpose = 'transactional'"), sqlite_where=sa.text("state = 'queued' AND purpose = 'transactional'"))
 
     with op.batch_alter_table('members', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_members_wecom_index'))
         batch_op.drop_column('shop_tags')
+        batch_op.drop_column('wecom_index')
+        batch_op.drop_column('wecom')
 
     with op.batch_alter_table('bounce_reports', schema=None) as batch_op:
         batch_op.drop_index('ix_bounce_reports_message_id')

@@ -51,7 +51,8 @@ MAX_CONDITIONS = 1000
 """Conditions of a rule together with those of the segments it refers to: each is copied where it is named."""
 _SNAPSHOTS = {"s": "snapshot", "r": "predictions"}
 CHANNELS = ("email", "sms", "wechat")
-"""Whose consent is a field of a rule. ``webhook`` is none: the shop's own app knows whom it reaches."""
+"""Whose consent is a field of a rule. ``webhook`` and ``wecom`` are none: the shop's own app and
+its employees know whom they reach."""
 
 
 def nothing(_name: str) -> None:

@@ -38,6 +38,8 @@ MEMBER_COLUMNS = (
     "phone_index",
     "openid",
     "openid_index",
+    "wecom",
+    "wecom_index",
     "city",
     "locale",
     "timezone",
@@ -68,7 +70,14 @@ WEBHOOK_FIELDS = {
     "url": "https://shop.example/app",
     "data": {"screen": "coupons"},
 }
-FIELDS = {"email": EMAIL_FIELDS, "sms": SMS_FIELDS, "wechat": WECHAT_FIELDS, "webhook": WEBHOOK_FIELDS}
+WECOM_FIELDS = {"text": "{{ member.name }}，你好，券码{{ coupon.code }}"}
+FIELDS = {
+    "email": EMAIL_FIELDS,
+    "sms": SMS_FIELDS,
+    "wechat": WECHAT_FIELDS,
+    "webhook": WEBHOOK_FIELDS,
+    "wecom": WECOM_FIELDS,
+}
 CONTEXT = {"coupon": {"code": "ABCD-2345", "title": "20元券", "amount": 2000, "valid_until": None}}
 
 
@@ -84,6 +93,10 @@ def openid_of(number: int) -> str:
     return f"openid-{number:08d}"
 
 
+def wecom_of(number: int) -> str:
+    return f"wm-customer-{number:08d}"
+
+
 def add_members(
     database: Database,
     numbers: Sequence[int],
@@ -92,13 +105,14 @@ def add_members(
     timezone: str | None = None,
     **overrides: Any,
 ) -> None:
-    """Members with all three addresses; ``overrides``: email, phone, openid of every one of them."""
+    """Members with every address; ``overrides``: email, phone, openid, wecom of every one of them."""
     with database.write() as session:
         rows = []
         for number in numbers:
             email = overrides.get("email", email_of(number))
             phone = overrides.get("phone", phone_of(number))
             openid = overrides.get("openid", openid_of(number))
+            wecom = overrides.get("wecom", wecom_of(number))
             rows.append(
                 (
                     number,
@@ -111,6 +125,8 @@ def add_members(
                     blind_index("phone", phone),
                     openid,
                     blind_index("openid", openid),
+                    wecom,
+                    blind_index("wecom", wecom),
                     None,
                     "zh_CN",
                     timezone,

@@ -28,13 +28,18 @@ ALLOWED = {
     ("queued", "leased"),
     ("queued", "skipped"),
     ("leased", "queued"),
+    ("leased", "created"),
     ("leased", "sent"),
     ("leased", "failed"),
     ("leased", "skipped"),
     ("leased", "unknown"),
+    ("unknown", "created"),
     ("unknown", "sent"),
     ("unknown", "delivered"),
     ("unknown", "failed"),
+    ("created", "sent"),
+    ("created", "delivered"),
+    ("created", "failed"),
     ("sent", "delivered"),
     ("sent", "failed"),
 }
@@ -44,7 +49,7 @@ def test_the_transition_table_is_the_one_documented() -> None:
     assert {(a, b) for a, b in product(STATES, STATES) if may_become(a, b)} == ALLOWED
     assert {"delivered", "failed", "skipped"} == outbox.FINAL
     assert all(state in TRANSITIONS for following in TRANSITIONS.values() for state in following)
-    assert set(states_before("failed")) == {"leased", "unknown", "sent"}
+    assert set(states_before("failed")) == {"leased", "unknown", "created", "sent"}
 
 
 def test_a_receipt_moves_a_message_only_as_the_table_allows(db: Database, settings: Settings) -> None:

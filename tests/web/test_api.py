@@ -156,6 +156,7 @@ def test_every_endpoint_needs_a_key_with_its_scope(db: Database, client: FlaskCl
         ("post", "points/spend"): "loyalty",
         ("post", "points/refund"): "loyalty",
         ("get", "members/a/points"): "read",
+        ("post", "promotions/evaluate"): "read",
         ("post", "segments/count"): "read",
     }
     rules = [rule for rule in client.application.url_map.iter_rules() if str(rule).startswith("/api/v1/")]

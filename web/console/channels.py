@@ -1,29 +1,32 @@
-"""Channels: templates and their previews, the outbox, accounts, and the sandbox's inbox."""
+"""Channels: templates as they are now, accounts and providers, and the sandbox's inbox."""
 
 from __future__ import annotations
 
 import dataclasses
-from datetime import timedelta
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from flask_babel import gettext
 from werkzeug.wrappers import Response as AnyResponse
 
+from channels import checks
 from channels import outbox as channel_outbox
 from channels import templates as stored
-from channels.consent import PURPOSES
+from channels.callbacks.tencent import tencent_callback_url
 from channels.models import Template
-from channels.render import Job, MemberView, compile_content
+from channels.render import MemberView, compile_content
 from channels.sandbox import inbox as sandbox
+from channels.tracking import aliyun_callback_url
+from channels.transports.servers import parse_urls
 from core import audit
 from core import members as core_members
 from core.contacts import CHANNELS, mask
-from core.errors import HuiliuError, InvalidInput
+from core.errors import HuiliuError
 from core.models import Member
-from web import context
+from core.settings import Settings
+from web import context, findings
 from web.context import actor, reading, require, writing
-from web.forms import Form
 from web.paging import Page, offset, page_of, wanted
 from web.queries import channels as queries
 from web.refusals import said
@@ -31,17 +34,8 @@ from web.roles import Permission
 from web.security import MESSAGE_POLICY
 
 bp = Blueprint("channels", __name__, url_prefix="/channels")
-LANGUAGES = ("zh_CN", "en")
-"""The languages that the editor offers; others saved by a script stay as they are."""
-FIELDS = {
-    "email": ("subject", "preheader", "html", "text"),
-    "sms": ("text", "provider_template", "params"),
-    "wechat": ("kind", "provider_template", "url", "data", "miniprogram", "text"),
-    "webhook": ("title", "body", "url", "data"),
-}
-BODY_LIMIT = 500_000
 INBOX_ROWS = 30
-MASKED = {"email": "email", "sms": "phone", "wechat": "openid", "webhook": "external_id"}
+MASKED = {"email": "email", "sms": "phone", "wechat": "openid", "webhook": "external_id", "wecom": "wecom"}
 
 
 @bp.get("")
@@ -53,124 +47,50 @@ def index() -> str:
     return render_template("channels/templates.html", rows=rows, archived=archived, channels=CHANNELS)
 
 
-def _template_form(template: Any, contents: dict[str, dict[str, Any]]) -> Form:
-    data: dict[str, Any] = {"name": template.name, "channel": template.channel, "purpose": template.purpose}
-    for language, fields in contents.items():
-        for name, value in fields.items():
-            text = _lines(value) if isinstance(value, dict) else value
-            data[f"{language}.{name}"] = text
-    return Form(data)
-
-
-def _lines(values: dict[str, Any]) -> str:
-    return "\n".join(f"{name}: {text}" for name, text in values.items())
-
-
-def _contents(
-    form: Form, channel: str, kept: dict[str, dict[str, Any]] | None = None
-) -> dict[str, dict[str, Any]]:
-    """The languages that were filled in; those that the editor does not offer stay as they were."""
-    contents = {language: fields for language, fields in (kept or {}).items() if language not in LANGUAGES}
-    for language in LANGUAGES:
-        fields: dict[str, Any] = {}
-        for name in FIELDS[channel]:
-            text = form.text(f"{language}.{name}", limit=BODY_LIMIT)
-            if name in ("params", "data", "miniprogram"):
-                pairs = _pairs(form, f"{language}.{name}", text)
-                if pairs:
-                    fields[name] = pairs
-            elif text:
-                fields[name] = text
-        if fields:
-            contents[language] = fields
-    if not contents:
-        form.error(f"{LANGUAGES[0]}.{FIELDS[channel][0]}", gettext("Fill in at least one language."))
-    return contents
-
-
-def _pairs(form: Form, name: str, text: str) -> dict[str, str]:
-    pairs = {}
-    for line in text.splitlines():
-        if not line.strip():
-            continue
-        key, colon, value = line.partition(":")
-        if not colon or not key.strip():
-            form.error(name, gettext("Write one a line, as name: text."))
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
-def _edit_page(form: Form, channel: str, template: Any | None, code: int = 200) -> tuple[str, int]:
-    return (
-        render_template(
-            "channels/edit.html",
-            form=form,
-            channel=channel,
-            template=template,
-            languages_offered=LANGUAGES,
-            fields=FIELDS[channel],
-            purposes=PURPOSES,
-        ),
-        code,
-    )
-
-
-def _channel(name: str) -> str:
-    if name not in CHANNELS:
-        abort(404)
-    return name
-
-
-@bp.get("/templates/new/<channel>")
-@require(Permission.EDIT)
-def create(channel: str) -> Any:
-    return _edit_page(Form({"purpose": "marketing"}), _channel(channel), None)
-
-
-@bp.post("/templates/new/<channel>")
-@require(Permission.EDIT)
-def create_post(channel: str) -> Any:
-    form = Form(request.form)
-    name = form.text("name", required=True, limit=80)
-    taken = form.ok and any(row.name == name for row in queries.templates(reading()))
-    if taken:
-        form.error("name", gettext("There is a template of this name already."))
-    return _save(form, name, _channel(channel), None)
-
-
 @bp.get("/templates/<int:template_id>")
 @require(Permission.VIEW)
 def template(template_id: int) -> str:
     session = reading()
-    found = _template(template_id)
+    found = template_or_404(template_id)
     contents = stored.contents_of(session, template_id)
     return render_template(
         "channels/template.html",
         template=found,
-        languages_here=list(contents),
-        previews=_previews(found, list(contents)),
+        languages_here=sorted(contents),
+        previews=_previews(found, contents),
         versions=queries.template_versions(session, template_id),
+        older_snippets=queries.older_snippets(session, template_id),
+        sentence=findings.sentence,
+        finding_tone=findings.tone,
+        own_address=actor() if found.channel == "email" else "",
     )
 
 
-def _template(template_id: int) -> Any:
+def template_or_404(template_id: int) -> Template:
+    """The template, or the page that says there is none."""
     found = reading().get(Template, template_id)
     if found is None:
         abort(404)
     return found
 
 
-def _previews(found: Any, languages: list[str]) -> list[tuple[str, Any, str | None]]:
-    """(language, preview or None, why not) for each language."""
-    rendered: list[tuple[str, Any, str | None]] = []
-    for language in languages:
+def _previews(
+    found: Template, contents: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, Any, str | None, list[checks.Finding]]]:
+    """(language, fields filled in or None, why not, what the checks found) for each language."""
+    session, settings = reading(), context.console().settings
+    sample, words = queries.sample_members(session, checks.SAMPLED), checks.load_words(session)
+    rendered: list[tuple[str, Any, str | None, list[checks.Finding]]] = []
+    for language, fields in sorted(contents.items()):
+        job = stored.sample_job(settings, found.channel, found.purpose, language, context.now())
         try:
-            preview = stored.preview(
-                reading(), context.console().settings, found.id, language, now=context.now()
-            )
-            rendered.append((language, preview, None))
+            content = compile_content(found.channel, found.purpose, language, fields)
+            shown = content.preview(settings, job)
         except HuiliuError as error:
-            rendered.append((language, None, said(error)))
+            rendered.append((language, None, said(error), []))
+            continue
+        draft = checks.Draft(found.channel, found.purpose, language, fields, shown, job.address)
+        rendered.append((language, shown, None, checks.findings(settings, draft, sample, words)))
     return rendered
 
 
@@ -178,7 +98,7 @@ def _previews(found: Any, languages: list[str]) -> list[tuple[str, Any, str | No
 @require(Permission.VIEW)
 def preview_html(template_id: int) -> Response:
     """An e-mail template's HTML, for the sandboxed frame; ``?member=`` fills it in for that member."""
-    found = _template(template_id)
+    found = template_or_404(template_id)
     if found.channel != "email":
         abort(404)
     wish = request.args.get("member", "")[:128]
@@ -190,7 +110,7 @@ def preview_html(template_id: int) -> Response:
         member=member_view(core_members.by_external_id(reading(), wish)) if wish else None,
         now=context.now(),
     )
-    return _message_html(str(preview.fields["html"]))
+    return message_html(str(preview.fields["html"]))
 
 
 def member_view(member: Member) -> MemberView:
@@ -198,100 +118,10 @@ def member_view(member: Member) -> MemberView:
     return MemberView(**{field.name: getattr(member, field.name) for field in dataclasses.fields(MemberView)})
 
 
-@bp.post("/templates/preview")
-@require(Permission.EDIT)
-def preview_draft() -> Response:
-    """What is in the editor now, filled in for a sample member; nothing is saved."""
-    form = Form(request.form)
-    channel, language = form.choice("channel", CHANNELS), form.choice("preview", LANGUAGES)
-    if not form.ok:
-        abort(400)
-    fields = _contents(form, channel).get(language, {})
-    purpose = str(form.value("purpose") or "marketing")
-    try:
-        shown = compile_content(channel, purpose, language, fields).preview(
-            context.console().settings, _sample(purpose, channel, language)
-        )
-    except InvalidInput as error:
-        return _message_html(
-            render_template("channels/draft.html", error=said(error), fields=None, channel=channel)
-        )
-    if channel == "email":
-        return _message_html(str(shown["html"]))
-    return _message_html(render_template("channels/draft.html", error=None, fields=shown, channel=channel))
-
-
-def _sample(purpose: str, channel: str, language: str) -> Job:
-    """A made-up member's message: what a draft is filled in with."""
-    settings, now = context.console().settings, context.now()
-    coupon = {**stored.SAMPLE_CONTEXT["coupon"], "valid_until": (now + timedelta(days=14)).isoformat()}
-    address = "sample@example.com" if channel == "email" else "+8613800138000"
-    return Job(
-        0,
-        purpose,
-        stored.sample_member(language),
-        address,
-        {**stored.SAMPLE_CONTEXT, "coupon": coupon},
-        settings.zone,
-        now,
-    )
-
-
-@bp.get("/templates/<int:template_id>/edit")
-@require(Permission.EDIT)
-def edit(template_id: int) -> Any:
-    found = _template(template_id)
-    return _edit_page(_template_form(found, stored.contents_of(reading(), template_id)), found.channel, found)
-
-
-@bp.post("/templates/<int:template_id>/edit")
-@require(Permission.EDIT)
-def edit_post(template_id: int) -> Any:
-    found = _template(template_id)
-    return _save(Form(request.form), found.name, found.channel, found)
-
-
-def _save(form: Form, name: str, channel: str, editing: Any | None) -> Any:
-    purpose = editing.purpose if editing is not None else form.choice("purpose", PURPOSES)
-    kept = stored.contents_of(reading(), editing.id) if editing is not None else None
-    contents = _contents(form, channel, kept)
-    template_id = editing.id if editing is not None else None
-    if form.ok:
-        try:
-            with writing() as session:
-                version = stored.save(
-                    session,
-                    context.console().settings,
-                    name=name,
-                    channel=channel,
-                    purpose=purpose,
-                    contents=contents,
-                    by=actor(),
-                    now=context.now(),
-                )
-                template_id = stored.get(session, name).id
-                audit.record(session, actor(), "save", "template", name, context.now(), {"version": version})
-        except InvalidInput as error:
-            form.refuse(error)
-            _near_field(form)
-    if not form.ok:
-        return _edit_page(form, channel, editing, 422)
-    flash(gettext("Saved. New messages use this version; those in the queue keep theirs."), "success")
-    return redirect(url_for("channels.template", template_id=template_id), 303)
-
-
-def _near_field(form: Form) -> None:
-    """A path such as ``zh_CN.params.code`` belongs beside the field ``zh_CN.params``."""
-    for name in list(form.errors):
-        parts = name.split(".")
-        if len(parts) > 2:
-            form.errors.setdefault(".".join(parts[:2]), form.errors[name])
-
-
 @bp.post("/templates/<int:template_id>/archive")
 @require(Permission.EDIT)
 def archive(template_id: int) -> AnyResponse:
-    name = _template(template_id).name
+    name = template_or_404(template_id).name
     with writing() as session:
         stored.archive(session, template_id, context.now())
         audit.record(session, actor(), "archive", "template", name, context.now())
@@ -299,59 +129,49 @@ def archive(template_id: int) -> AnyResponse:
     return redirect(url_for("channels.index"), 303)
 
 
-@bp.get("/outbox")
-@require(Permission.VIEW)
-def outbox() -> str:
-    state, channel = request.args.get("state", ""), request.args.get("channel", "")
-    state = state if state in channel_outbox.STATES else ""
-    channel = channel if channel in CHANNELS else ""
-    session = reading()
-    return render_template(
-        "channels/outbox.html",
-        queues=queries.queues(session),
-        page=queries.messages(session, wanted(), state=state or None, channel=channel or None),
-        state=state,
-        channel=channel,
-        states=channel_outbox.STATES,
-        channels=CHANNELS,
-    )
-
-
-@bp.get("/outbox/<int:message_id>")
-@require(Permission.VIEW)
-def message(message_id: int) -> str:
-    detail = queries.message(reading(), message_id)
-    if detail is None:
-        abort(404)
-    return render_template("channels/message.html", detail=detail)
-
-
-@bp.post("/outbox/<int:message_id>/retry")
-@require(Permission.EDIT)
-def retry(message_id: int) -> AnyResponse:
-    with writing() as session:
-        new = channel_outbox.retry(session, message_id, context.now())
-        audit.record(session, actor(), "retry", "message", message_id, context.now())
-    flash(
-        gettext("Queued again, as a message of its own.")
-        if new
-        else gettext("It was queued again before; nothing changed."),
-        "success",
-    )
-    return redirect(url_for("channels.message", message_id=message_id), 303)
-
-
 @bp.get("/accounts")
 @require(Permission.VIEW)
 def accounts() -> str:
-    return render_template("channels/accounts.html", queues=queries.queues(reading()))
+    session, settings = reading(), context.console().settings
+    now = context.now()
+    return render_template(
+        "channels/accounts.html",
+        queues=queries.queues(session),
+        real=_real(settings),
+        callbacks=callback_urls(settings),
+        providers=queries.providers(session, now),
+        servers=queries.mail_servers(session, parse_urls(settings.smtp), now),
+        limits=queries.domain_limits(session, now),
+    )
+
+
+def _real(settings: Settings) -> dict[str, bool]:
+    """Whether each channel points at its provider, and not at the sandbox."""
+    return {
+        "email": bool(settings.smtp_url),
+        "sms": settings.sms_is_real,
+        "wechat": bool(settings.wechat_endpoint),
+        "webhook": bool(settings.webhook_url),
+        "wecom": bool(settings.wecom_endpoint),
+    }
+
+
+def callback_urls(settings: Settings) -> dict[str, str]:
+    """What to enter at the SMS providers in use, for receipts and replies."""
+    known = {
+        "aliyun": aliyun_callback_url(settings),
+        "tencent": tencent_callback_url(settings),
+        "twilio": f"{settings.base_url}/callbacks/twilio",
+    }
+    return {name: known[name] for name in settings.sms_providers}
 
 
 @bp.post("/accounts/<channel>/<action>")
 @require(Permission.EDIT)
 def switch(channel: str, action: str) -> AnyResponse:
     """Pause or resume a channel, or choose what happens to messages without an answer."""
-    _channel(channel)
+    if channel not in CHANNELS:
+        abort(404)
     with writing() as session:
         if action == "pause":
             reason = request.form.get("reason", "").strip() or gettext("paused by %(who)s", who=actor())
@@ -364,7 +184,8 @@ def switch(channel: str, action: str) -> AnyResponse:
             abort(404)
         audit.record(session, actor(), f"channel.{action}", "channel", channel, context.now())
     flash(gettext("Done."), "success")
-    return redirect(url_for("channels.accounts"), 303)
+    back = "messages.index" if request.form.get("back") == "outbox" else "channels.accounts"
+    return redirect(url_for(back), 303)
 
 
 @bp.get("/inbox")
@@ -412,10 +233,11 @@ def inbox_html(message_id: int) -> Response:
     found = sandbox.get(context.console().settings, message_id)
     if found is None or found.html is None:
         abort(404)
-    return _message_html(found.html)
+    return message_html(found.html)
 
 
-def _message_html(html: str) -> Response:
+def message_html(html: str) -> Response:
+    """A message's own HTML, for a sandboxed frame: no script, no form, an origin of its own."""
     response = Response(f'<base target="_blank">{html}', mimetype="text/html")
     response.headers["Content-Security-Policy"] = MESSAGE_POLICY
     return response

@@ -27,7 +27,7 @@ from web.roles import Permission
 
 bp = Blueprint("members", __name__, url_prefix="/members")
 PRODUCTS = 5
-CONTACT_COLUMNS = ("email", "phone", "openid", "unionid")
+CONTACT_COLUMNS = ("email", "phone", "openid", "unionid", "wecom")
 
 
 @bp.get("")

@@ -109,6 +109,7 @@ CHANNEL_NAMES = {
     "sms": ("短信", "Text message"),
     "wechat": ("微信", "WeChat"),
     "webhook": ("App 通知", "App"),
+    "wecom": ("企业微信", "WeCom"),
 }
 
 

@@ -15,7 +15,7 @@ from channels import optin, preferences, tracking
 from channels.consent import MARKETING
 from channels.models import Message
 from channels.preferences import Choices, Wish
-from core.contacts import CHANNELS, EMAIL, WEBHOOK
+from core.contacts import CHANNELS, EMAIL, WEBHOOK, WECOM
 from core.db import Database
 from core.imports import ConsentChange
 from core.models import Member
@@ -25,7 +25,7 @@ from web.public import pages
 WEEKLY = (1, 2, 3, 5)
 PAUSES = (30, 90)
 """Days."""
-OPTIONAL = frozenset({WEBHOOK})
+OPTIONAL = frozenset({WEBHOOK, WECOM})
 """Channels that not every shop has: shown to members who agreed to them."""
 LANGUAGES = {"zh": "中文", "en": "English"}
 

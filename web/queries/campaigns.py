@@ -38,6 +38,8 @@ class ArmFunnel:
     sent: int
     delivered: int
     failed: int
+    waiting: int
+    """With an employee who has to confirm the message."""
     opened: int
     clicked: int
     opened_all: int
@@ -137,10 +139,13 @@ def funnels(session: Session, run_id: int) -> list[ArmFunnel]:
     reached = sa.func.count(sa.distinct(sa.case((Message.sent_at.is_not(None), Message.member_id))))
     arrived = sa.func.count(sa.distinct(sa.case((Message.state == "delivered", Message.member_id))))
     failed = sa.func.count(sa.distinct(sa.case((Message.state == "failed", Message.member_id))))
+    waiting = sa.func.count(sa.distinct(sa.case((Message.state == "created", Message.member_id))))
     messages: dict[Any, Any] = {
         row[0]: row
         for row in session.execute(
-            sa.select(Decision.arm, reached, arrived, failed).join(Message, of_run).group_by(Decision.arm)
+            sa.select(Decision.arm, reached, arrived, failed, waiting)
+            .join(Message, of_run)
+            .group_by(Decision.arm)
         )
     }
     touched = session.execute(
@@ -169,7 +174,7 @@ def funnels(session: Session, run_id: int) -> list[ArmFunnel]:
         ArmFunnel(
             str(arm),
             count,
-            *_three(messages.get(arm)),
+            *_four(messages.get(arm)),
             *_visits(touches, arm),
             coupons,
             redeemed.get(arm, 0),
@@ -184,9 +189,9 @@ def _visits(touches: dict[tuple[Any, str], tuple[int, int]], arm: Any) -> tuple[
     return opened[0], clicked[0], opened[1], clicked[1]
 
 
-def _three(row: Any) -> tuple[int, int, int]:
-    """Sent, delivered and failed of an arm; noughts where it has no messages."""
-    return (row[1], row[2], row[3]) if row is not None else (0, 0, 0)
+def _four(row: Any) -> tuple[int, int, int, int]:
+    """Sent, delivered, failed and waiting of an arm; noughts where it has no messages."""
+    return (row[1], row[2], row[3], row[4]) if row is not None else (0, 0, 0, 0)
 
 
 def decisions(session: Session, run_id: int, number: int, *, reason: str) -> Page[DecisionRow]:

@@ -1,0 +1,1 @@
+"""WeCom: what a message may hold, and what became of those that an employee has to confirm."""

@@ -16,7 +16,7 @@ from channels.outbox import DELIVERED
 from channels.sql import CONSENTS, TOUCHES
 from channels.tracking import HUMAN
 from core.db import UTCDateTime
-from core.models import Member
+from core.models import IS_CUSTOMER, Member
 from core.warehouse.replica import Fact
 
 
@@ -50,14 +50,14 @@ FACTS = (
             _first(UNSUBSCRIBED),
         )
         .join(Member, Member.id == Message.member_id)
-        .where(Message.sent_at.is_not(None), Member.erased_at.is_(None)),
+        .where(Message.sent_at.is_not(None), IS_CUSTOMER),
         "created_at",
     ),
     Fact(
         CONSENTS,
         sa.select(Consent.member_id, Consent.channel, Consent.purpose, Consent.granted, Consent.at)
         .join(Member, Member.id == Consent.member_id)
-        .where(Member.erased_at.is_(None)),
+        .where(IS_CUSTOMER),
         None,
     ),
 )

@@ -264,10 +264,13 @@ def _line(error: BaseException) -> str:
     return "" if found is None else f", line {found}"
 
 
+_OWNERS = {"channels.render.MemberView object": "the member"}
+
+
 def _in_words(error: Exception) -> str:
     text = str(error)
     if attribute := re.search(r"'?([\w. ]+?)'? has no attribute '(\w+)'", text):
-        owner = "" if attribute[1] in ("dict object",) else f" of {attribute[1]}"
+        owner = "" if attribute[1] == "dict object" else f" of {_OWNERS.get(attribute[1], attribute[1])}"
         if attribute[1] == "None":
             return f"“{attribute[2]}” of something that this message does not have (no coupon, no points?)."
         return f"there is no “{attribute[2]}”{owner}."

@@ -32,9 +32,9 @@ from core.contacts import (
     normalise_phone,
 )
 from core.errors import Conflict, InvalidInput, NotFound
-from core.models import AuditEntry, Member
+from core.models import TEST_SOURCE, AuditEntry, Member
 
-SOURCE = "console-test"
+SOURCE = TEST_SOURCE
 """The source of made-up members; lists and the warehouse leave them out."""
 MAX_A_MINUTE = 10
 MINUTE = timedelta(minutes=1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from core.models import Event, Member, Order, OrderLine, Product, ProductChange
+from core.models import IS_CUSTOMER, Event, Member, Order, OrderLine, Product, ProductChange
 from core.warehouse.replica import Fact
 
 MEMBERS, ORDERS, ORDER_LINES, PRODUCTS, EVENTS = "members", "orders", "order_lines", "products", "events"
 PRODUCT_CHANGES = "product_changes"
 
-_kept = Member.erased_at.is_(None)
 _net = sa.case((Order.status == "cancelled", 0), else_=Order.total_minor - Order.refunded_minor)
 
 FACTS = (
@@ -33,7 +32,7 @@ FACTS = (
             Member.openid_index.is_not(None).label("has_wechat"),
             sa.cast(Member.tags, sa.Text).label("tags"),
             sa.cast(Member.attributes, sa.Text).label("attributes"),
-        ).where(_kept),
+        ).where(IS_CUSTOMER),
         None,
     ),
     Fact(
@@ -52,7 +51,7 @@ FACTS = (
             Order.channel,
         )
         .join(Member, Member.id == Order.member_id)
-        .where(_kept),
+        .where(IS_CUSTOMER),
         "ordered_at",
     ),
     Fact(
@@ -73,7 +72,7 @@ FACTS = (
         )
         .join(Order, Order.id == OrderLine.order_id)
         .join(Member, Member.id == Order.member_id)
-        .where(_kept),
+        .where(IS_CUSTOMER),
         "ordered_at",
     ),
     Fact(
@@ -116,7 +115,7 @@ FACTS = (
             sa.cast(Event.properties, sa.Text).label("properties"),
         )
         .join(Member, Member.id == Event.member_id)
-        .where(_kept),
+        .where(IS_CUSTOMER),
         "occurred_at",
     ),
 )

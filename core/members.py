@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from core import audit, facts
 from core.contacts import blind_index, normalise_email, normalise_phone
 from core.errors import InvalidInput, NotFound
-from core.models import Event, Member, Order
+from core.models import IS_CUSTOMER, Event, Member, Order
 from core.warehouse.replica import mark
 
 ERASED = "erased"
@@ -49,7 +49,7 @@ def search(session: Session, text: str, limit: int = 50) -> list[Member]:
             conditions.append(getattr(Member, f"{column}_index") == blind_index(column, normalise(text)))
         except InvalidInput:
             continue
-    query = sa.select(Member).where(Member.erased_at.is_(None), sa.or_(*conditions))
+    query = sa.select(Member).where(IS_CUSTOMER, sa.or_(*conditions))
     return list(session.scalars(query.order_by(Member.id).limit(limit)))
 
 

@@ -63,6 +63,12 @@ class Member(Base):
         return sa.cast(cls.id, sa.String(32))
 
 
+TEST_SOURCE = "console-test"
+"""The source of made-up members that test messages go to: in no list and no fact."""
+IS_CUSTOMER = sa.and_(Member.erased_at.is_(None), Member.source != TEST_SOURCE)
+"""Who lists and facts are about: not who was erased, nobody made up for a test."""
+
+
 class Product(Base):
     __tablename__ = "products"
     __table_args__ = (sa.UniqueConstraint("source", "sku"),)

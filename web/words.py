@@ -169,6 +169,7 @@ _WORDS: dict[str, dict[str, object]] = {
         "segment": _("Segment"),
         "list": _("List"),
         "template": _("Template"),
+        "snippet": _("Snippet"),
         "coupon_batch": _("Coupon batch"),
         "coupon": _("Coupon"),
         "member": _("Member"),

@@ -147,7 +147,8 @@ async def _stop(transport: WecomTransport, msgid: str) -> None:
     try:
         await transport.cancel(msgid)
     except TransportError as error:
-        raise
+        if error.reaction not in _DEFINITE:
+            raise
         log.info("The task %s cannot be stopped: %s", msgid, error)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from campaigns.models import Campaign, CampaignRun, Decision
 from channels.models import Consent, ConsentEvent, Message, MessageEvent, Suppression, Template
 from core.contacts import ADDRESS_COLUMN, CHANNELS
-from core.models import AuditEntry, Event, Member, Order
+from core.models import IS_CUSTOMER, AuditEntry, Event, Member, Order
 from core.warehouse.engine import DuckEngine
 from loyalty.models import Coupon, CouponBatch, PointsEntry, PointsLot, Redemption
 from segments.models import StageChange
@@ -127,7 +127,7 @@ def newest(session: Session, number: int) -> Page[MemberRow]:
     """Members, the latest known first."""
     ids = session.scalars(
         sa.select(Member.id)
-        .where(Member.erased_at.is_(None))
+        .where(IS_CUSTOMER)
         .order_by(Member.id.desc())
         .offset(offset(number))
         .limit(PAGE_ROWS + 1)

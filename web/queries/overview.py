@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from campaigns.models import Campaign, CampaignRun
 from channels.models import Account, Message
-from core.models import Member, Order
+from core.models import TEST_SOURCE, Order
 from core.times import instant
 from segments.models import Refresh
 
@@ -85,7 +85,9 @@ def todo(session: Session, now: datetime) -> Todo:
 
 
 def totals(session: Session) -> Totals:
-    members = session.scalar(sa.select(sa.func.count()).select_from(Member)) or 0
+    # Two counts that an index answers: who was made up for tests is no member of the shop.
+    made_up = sa.select(sa.func.count()).where(Member.source == TEST_SOURCE).scalar_subquery()
+    members = session.scalar(sa.select(sa.func.count(Member.id) - made_up)) or 0
     return Totals(members, members == 0)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from campaigns.models import Campaign, CampaignRun
 from channels.models import Account, Message
-from core.models import TEST_SOURCE, Order
+from core.models import TEST_SOURCE, Member, Order
 from core.times import instant
 from segments.models import Refresh
 

@@ -87,6 +87,8 @@ class Job:
     context: Mapping[str, Any]
     zone: ZoneInfo
     now: datetime
+    tracked: bool = True
+    """False where it is only looked at: nothing in it counts the looker as a reader."""
 
 
 def variables_for(settings: Settings, job: Job, language: str, names: frozenset[str]) -> dict[str, Any]:
@@ -113,9 +115,9 @@ def variables_for(settings: Settings, job: Job, language: str, names: frozenset[
     if "preferences_url" in names:
         found["preferences_url"] = tracking.preferences_url(settings.base_url, job.message_id)
     if "_open_url" in names:
-        found["_open_url"] = tracking.open_url(settings.base_url, job.message_id)
+        found["_open_url"] = tracking.open_url(settings.base_url, job.message_id) if job.tracked else "data:,"
     if "_trap_url" in names:
-        found["_trap_url"] = tracking.trap_url(settings.base_url, job.message_id)
+        found["_trap_url"] = tracking.trap_url(settings.base_url, job.message_id) if job.tracked else "#"
     return found
 
 
@@ -124,7 +126,9 @@ def _link(settings: Settings, job: Job, url: str) -> str:
     wanted = job.context.get("utm")
     if wanted:
         url = utm.tagged(url.strip(), wanted["params"], utm.hosts_of(settings.shop_url, wanted))
-    return tracking.click_url(settings.base_url, job.message_id, url)
+    return (
+        tracking.click_url(settings.base_url, job.message_id, url) if job.tracked else tracking.plain_url(url)
+    )
 
 
 def _recommend(products: Sequence[Mapping[str, Any]], n: int = 3) -> list[Mapping[str, Any]]:

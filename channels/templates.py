@@ -198,6 +198,7 @@ def sample_job(
         context=sample_context(now, context),
         zone=settings.zone,
         now=now,
+        tracked=False,
     )
 
 

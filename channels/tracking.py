@@ -38,6 +38,12 @@ def click_url(base_url: str, message_id: int, url: str) -> str:
     return url if url.lower().startswith(_UNTRACKED) else "#"
 
 
+def plain_url(url: str) -> str:
+    """A link as it is, where nobody follows it for a member; what may do harm becomes ``#``."""
+    url = url.strip()
+    return url if url.lower().startswith((*_TRACKED, *_UNTRACKED)) else "#"
+
+
 def open_url(base_url: str, message_id: int) -> str:
     return f"{base_url}/t/o/{crypto.keyring().sign(OPEN, str(message_id))}.gif"
 

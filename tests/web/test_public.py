@@ -148,7 +148,7 @@ def test_one_click_unsubscribes_at_once_and_may_be_repeated(
     assert granted(db, 1, "email") is False
     assert granted(db, 1, "sms") is True
     assert events(db) == [("unsubscribed", "")]
-    assert count(db, "consent_events") == 9
+    assert count(db, "consent_events") == 11
     # Whoever came back and leaves again by the same old link has left.
     with db.write() as session:
         consent.grant(session, 1, "email", MARKETING, "form", clock.now)
@@ -159,7 +159,7 @@ def test_one_click_unsubscribes_at_once_and_may_be_repeated(
 
 def test_preferences_are_shown_and_saved(db: Database, client: FlaskClient) -> None:
     url = path(tracking.preferences_url("http://h", 1))
-    assert client.get(url).text.count("checked") == 4
+    assert client.get(url).text.count("checked") == 5
     assert client.post(url, data={"channel": ["sms", "fax"]}).status_code == 200
     assert [granted(db, 1, channel) for channel in ("email", "sms", "wechat")] == [False, True, False]
     assert client.get(url).text.count("checked") == 1

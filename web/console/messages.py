@@ -140,6 +140,7 @@ def _rendered(story: queries.Story) -> tuple[Any, str | None]:
             message.context,
             settings.zone,
             message.sent_at or message.created_at,
+            tracked=False,
         )
         return content.preview(settings, job), None
     except (HuiliuError, IndexError) as error:

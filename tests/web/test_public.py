@@ -163,7 +163,7 @@ def test_preferences_are_shown_and_saved(db: Database, client: FlaskClient) -> N
     assert client.post(url, data={"channel": ["sms", "fax"]}).status_code == 200
     assert [granted(db, 1, channel) for channel in ("email", "sms", "wechat")] == [False, True, False]
     assert client.get(url).text.count("checked") == 1
-    assert count(db, "consent_events") == 11, "only what changed is recorded"
+    assert count(db, "consent_events") == 14, "only what changed is recorded"
 
 
 def test_aliyun_calls_back_at_an_address_nobody_guesses(

@@ -29,6 +29,8 @@ from core.db import Database
 from core.models import Preference
 
 PATIENCE = timedelta(days=7)
+PATIENCE_BEFORE_FALLBACK = timedelta(hours=24)
+"""Where another channel waits for its turn: its message must still come in time."""
 LIMIT = 5_000
 """Messages asked about in one run; the next run goes on where it ended."""
 CONCURRENCY = 4
@@ -52,7 +54,8 @@ class Waiting:
 
     message_id: int
     provider_id: str
-    since: datetime
+    until: datetime
+    """Not confirmed by then, it fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,9 @@ def _waiting(session: Session) -> list[Waiting]:
 
 def _after(session: Session, place: int) -> list[Waiting]:
     rows = session.execute(
-        sa.select(Message.id, Message.provider_id, Message.handed_over_at, Message.created_at)
+        sa.select(
+            Message.id, Message.provider_id, Message.handed_over_at, Message.created_at, Message.fallback
+        )
         .where(
             Message.channel == WECOM,
             Message.state == CREATED,
@@ -108,7 +113,14 @@ def _after(session: Session, place: int) -> list[Waiting]:
         .order_by(Message.id)
         .limit(LIMIT)
     )
-    return [Waiting(number, provider or "", since or made) for number, provider, since, made in rows]
+    return [
+        Waiting(
+            number,
+            provider or "",
+            (since or made) + (PATIENCE_BEFORE_FALLBACK if fallback else PATIENCE),
+        )
+        for number, provider, since, made, fallback in rows
+    ]
 
 
 def _tasks(waiting: Sequence[Waiting], now: datetime) -> dict[str, bool]:
@@ -116,7 +128,7 @@ def _tasks(waiting: Sequence[Waiting], now: datetime) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for one in waiting:
         msgid = msgid_of(one.provider_id)
-        found[msgid] = found.get(msgid, True) and now - one.since > PATIENCE
+        found[msgid] = found.get(msgid, True) and now > one.until
     return found
 
 
@@ -186,6 +198,6 @@ def _receipts(
             detail = {} if kind == SENT else {"code": str(answer.status), "reason": reason}
             at = answer.at if kind == SENT and answer.at is not None else now
             found.append(Receipt(kind, at, f"{key}:{answer.status}", one.message_id, detail=detail))
-        elif now - one.since > PATIENCE:
+        elif now > one.until:
             found.append(Receipt(NOT_CONFIRMED, now, f"{key}:{NOT_CONFIRMED}", one.message_id))
     return found

@@ -131,14 +131,14 @@ def test_who_is_no_contact_is_suppressed_and_who_had_too_many_gets_another_chann
     assert [tuple(one) for one in suppressed] == [("wecom", blind_index("wecom", "unfriended-1"))]
 
 
-def test_what_nobody_confirms_within_seven_days_falls_back_once(db: Database, settings: Settings) -> None:
+def test_what_nobody_confirms_within_a_day_falls_back_once(db: Database, settings: Settings) -> None:
     email = add_template(db, settings, "email")
     other = [{"channel": "email", "template_id": email[0], "template_version": email[1]}]
     queue(db, settings, wecom_of(1), fallback=other)
     with sandbox(db, settings) as (there, _):
         deliver(db, there)
-        assert poll(db, there, NOW + timedelta(days=7)) == {"asked": 1, "answered": 0, "applied": 0}
-        late = NOW + timedelta(days=7, seconds=1)
+        assert poll(db, there, NOW + timedelta(hours=24)) == {"asked": 1, "answered": 0, "applied": 0}
+        late = NOW + timedelta(hours=24, seconds=1)
         assert poll(db, there, late) == {"asked": 1, "answered": 0, "applied": 1}
         assert poll(db, there, late) == {"asked": 0, "answered": 0, "applied": 0}
         assert confirm(there).json()["sent"] == 0, "the task was stopped: nothing is sent beside the fallback"
@@ -147,6 +147,15 @@ def test_what_nobody_confirms_within_seven_days_falls_back_once(db: Database, se
     found = message(db, "w1")
     assert (found.state, found.reason, found.sent_at) == ("failed", "not_confirmed", None)
     assert message(db, f"fallback:{found.id}").state == "sent"
+
+
+def test_without_another_channel_a_task_may_take_seven_days(sqlite_db: Database, settings: Settings) -> None:
+    queue(sqlite_db, settings, wecom_of(1))
+    with sandbox(sqlite_db, settings) as (there, _):
+        deliver(sqlite_db, there)
+        assert poll(sqlite_db, there, NOW + timedelta(days=7))["applied"] == 0
+        assert poll(sqlite_db, there, NOW + timedelta(days=7, seconds=1))["applied"] == 1
+    assert message(sqlite_db, "w1").reason == "not_confirmed"
 
 
 def test_what_was_confirmed_in_time_is_sent_however_late_we_ask(
@@ -379,7 +388,7 @@ def test_a_created_message_counts_for_caps_however_long_it_waits(db: Database, s
 
 
 def test_receipts_are_what_wecom_says_of_each() -> None:
-    old, new = NOW - timedelta(days=8), NOW - timedelta(hours=1)
+    old, new = NOW - timedelta(days=1), NOW + timedelta(days=6)
     waiting = [
         Waiting(1, "m1:a", new), Waiting(2, "m1:b", old), Waiting(3, "m2:c", old),
         Waiting(4, "m3:d", old), Waiting(5, "m1:e", new),

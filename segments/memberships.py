@@ -71,8 +71,9 @@ def evaluate_all(
         ):
             engine.add_view(connection, name, snapshot_path(engine, kind, moment.as_of), schema)
         engine.add_view(connection, "before", snapshot_path(engine, MEMBERSHIPS, previous), SCHEMA)
-        flags = compile_many([segment.rule for segment in segments], moment, rules.get, lists)
-        connection.execute(f"CREATE TEMP TABLE flags AS {flags.sql('duckdb')}")
+        if segments:
+            flags = compile_many([segment.rule for segment in segments], moment, rules.get, lists)
+            connection.execute(f"CREATE TEMP TABLE flags AS {flags.sql('duckdb')}")
         connection.execute(f"CREATE TEMP TABLE found AS {_found(segments)}")
         evaluated = ",".join(str(int(segment.id)) for segment in segments)
         today = f"DATE '{moment.as_of.isoformat()}'"

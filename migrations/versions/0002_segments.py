@@ -64,69 +64,6 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_member_lists')),
     sa.UniqueConstraint('name', name=op.f('uq_member_lists_name'))
     )
-    op.create_table('promotions',
-    sa.Column('id', db.BigId, nullable=False),
-    sa.Column('name', sa.String(length=80), nullable=False),
-    sa.Column('title', sa.String(length=200), nullable=False),
-    sa.Column('priority', sa.Integer(), nullable=False),
-    sa.Column('exclusive', sa.Boolean(), nullable=False),
-    sa.Column('group', sa.String(length=128), nullable=True),
-    sa.Column('code', sa.String(length=128), nullable=True),
-    sa.Column('starts_at', db.UTCDateTime(), nullable=True),
-    sa.Column('ends_at', db.UTCDateTime(), nullable=True),
-    sa.Column('conditions', db.Json, nullable=False),
-    sa.Column('benefit', db.Json, nullable=False),
-    sa.Column('currency', sa.String(length=3), nullable=True),
-    sa.Column('stock', sa.BigInteger(), nullable=True),
-    sa.Column('used', sa.BigInteger(), nullable=False),
-    sa.Column('version', sa.Integer(), nullable=False),
-    sa.Column('created_by', sa.String(length=200), nullable=False),
-    sa.Column('created_at', db.UTCDateTime(), nullable=False),
-    sa.Column('updated_at', db.UTCDateTime(), nullable=False),
-    sa.Column('archived_at', db.UTCDateTime(), nullable=True),
-    sa.CheckConstraint('stock IS NULL OR used >= 0', name=op.f('ck_promotions_used')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_promotions')),
-    sa.UniqueConstraint('name', name=op.f('uq_promotions_name'))
-    )
-    op.create_table('snippets',
-    sa.Column('id', db.BigId, nullable=False),
-    sa.Column('name', sa.String(length=40), nullable=False),
-    sa.Column('version', sa.Integer(), nullable=False),
-    sa.Column('updated_at', db.UTCDateTime(), nullable=False),
-    sa.Column('archived_at', db.UTCDateTime(), nullable=True),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_snippets')),
-    sa.UniqueConstraint('name', name=op.f('uq_snippets_name'))
-    )
-    op.create_table('wechat_grants',
-    sa.Column('openid_index', sa.String(length=32), nullable=False),
-    sa.Column('template_id', sa.String(length=128), nullable=False),
-    sa.Column('left', sa.Integer(), nullable=False),
-    sa.PrimaryKeyConstraint('openid_index', 'template_id', name=op.f('pk_wechat_grants'))
-    )
-    op.create_table('wechat_seen',
-    sa.Column('key', sa.String(length=160), nullable=False),
-    sa.Column('at', db.UTCDateTime(), nullable=False),
-    sa.PrimaryKeyConstraint('key', name=op.f('pk_wechat_seen'))
-    )
-    with op.batch_alter_table('wechat_seen', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_wechat_seen_at'), ['at'], unique=False)
-
-    op.create_table('wechat_spent',
-    sa.Column('client_id', sa.String(length=40), nullable=False),
-    sa.Column('at', db.UTCDateTime(), nullable=False),
-    sa.PrimaryKeyConstraint('client_id', name=op.f('pk_wechat_spent'))
-    )
-    with op.batch_alter_table('wechat_spent', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_wechat_spent_at'), ['at'], unique=False)
-
-    op.create_table('wechat_windows',
-    sa.Column('openid_index', sa.String(length=32), nullable=False),
-    sa.Column('kind', sa.String(length=20), nullable=False),
-    sa.Column('opened_at', db.UTCDateTime(), nullable=False),
-    sa.Column('until', db.UTCDateTime(), nullable=False),
-    sa.Column('left', sa.Integer(), nullable=False),
-    sa.PrimaryKeyConstraint('openid_index', 'kind', name=op.f('pk_wechat_windows'))
-    )
     op.create_table('member_list_entries',
     sa.Column('list_id', db.BigId, nullable=False),
     sa.Column('member_id', db.BigId, nullable=False),
@@ -136,31 +73,6 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('member_list_entries', schema=None) as batch_op:
         batch_op.create_index('ix_member_list_entries_member_id', ['member_id'], unique=False)
-
-    op.create_table('member_preferences',
-    sa.Column('member_id', db.BigId, nullable=False),
-    sa.Column('weekly_max', sa.Integer(), nullable=True),
-    sa.Column('paused_until', db.UTCDateTime(), nullable=True),
-    sa.Column('updated_at', db.UTCDateTime(), nullable=False),
-    sa.ForeignKeyConstraint(['member_id'], ['members.id'], name=op.f('fk_member_preferences_member_id_members')),
-    sa.PrimaryKeyConstraint('member_id', name=op.f('pk_member_preferences'))
-    )
-    op.create_table('opt_ins',
-    sa.Column('id', db.BigId, nullable=False),
-    sa.Column('request_key', sa.String(length=160), nullable=False),
-    sa.Column('member_id', db.BigId, nullable=False),
-    sa.Column('channel', sa.String(length=20), nullable=False),
-    sa.Column('purpose', sa.String(length=20), nullable=False),
-    sa.Column('source', sa.String(length=60), nullable=False),
-    sa.Column('asked_at', db.UTCDateTime(), nullable=False),
-    sa.Column('expires_at', db.UTCDateTime(), nullable=False),
-    sa.Column('confirmed_at', db.UTCDateTime(), nullable=True),
-    sa.ForeignKeyConstraint(['member_id'], ['members.id'], name=op.f('fk_opt_ins_member_id_members')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_opt_ins')),
-    sa.UniqueConstraint('request_key', name=op.f('uq_opt_ins_request_key'))
-    )
-    with op.batch_alter_table('opt_ins', schema=None) as batch_op:
-        batch_op.create_index('ix_opt_ins_member_id', ['member_id'], unique=False)
 
     op.create_table('product_changes',
     sa.Column('id', db.BigId, nullable=False),
@@ -176,38 +88,6 @@ def upgrade() -> None:
     with op.batch_alter_table('product_changes', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_product_changes_product_id'), ['product_id'], unique=False)
 
-    op.create_table('promotion_takes',
-    sa.Column('key', sa.String(length=128), nullable=False),
-    sa.Column('promotion_id', db.BigId, nullable=False),
-    sa.Column('n', sa.Integer(), nullable=False),
-    sa.Column('taken_at', db.UTCDateTime(), nullable=False),
-    sa.Column('released_at', db.UTCDateTime(), nullable=True),
-    sa.ForeignKeyConstraint(['promotion_id'], ['promotions.id'], name=op.f('fk_promotion_takes_promotion_id_promotions')),
-    sa.PrimaryKeyConstraint('key', name=op.f('pk_promotion_takes'))
-    )
-    with op.batch_alter_table('promotion_takes', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_promotion_takes_promotion_id'), ['promotion_id'], unique=False)
-
-    op.create_table('promotion_versions',
-    sa.Column('promotion_id', db.BigId, nullable=False),
-    sa.Column('version', sa.Integer(), nullable=False),
-    sa.Column('definition', db.Json, nullable=False),
-    sa.Column('changed_by', sa.String(length=200), nullable=False),
-    sa.Column('changed_at', db.UTCDateTime(), nullable=False),
-    sa.ForeignKeyConstraint(['promotion_id'], ['promotions.id'], name=op.f('fk_promotion_versions_promotion_id_promotions')),
-    sa.PrimaryKeyConstraint('promotion_id', 'version', name=op.f('pk_promotion_versions'))
-    )
-    op.create_table('snippet_contents',
-    sa.Column('snippet_id', db.BigId, nullable=False),
-    sa.Column('version', sa.Integer(), nullable=False),
-    sa.Column('language', sa.String(length=20), nullable=False),
-    sa.Column('html', sa.Text(), nullable=False),
-    sa.Column('text', sa.Text(), nullable=False),
-    sa.Column('changed_by', sa.String(length=200), nullable=False),
-    sa.Column('changed_at', db.UTCDateTime(), nullable=False),
-    sa.ForeignKeyConstraint(['snippet_id'], ['snippets.id'], name=op.f('fk_snippet_contents_snippet_id_snippets')),
-    sa.PrimaryKeyConstraint('snippet_id', 'version', 'language', name=op.f('pk_snippet_contents'))
-    )
     op.create_table('bounce_reports',
     sa.Column('id', db.BigId, nullable=False),
     sa.Column('dedupe_key', sa.String(length=160), nullable=False),
@@ -223,86 +103,29 @@ def upgrade() -> None:
     with op.batch_alter_table('bounce_reports', schema=None) as batch_op:
         batch_op.create_index('ix_bounce_reports_message_id', ['message_id'], unique=False)
 
-    with op.batch_alter_table('members', schema=None) as batch_op:
-        batch_op.add_column(sa.Column('wecom', db.Encrypted(), nullable=True))
-        batch_op.add_column(sa.Column('wecom_index', sa.String(length=32), nullable=True))
-        batch_op.add_column(sa.Column('shop_tags', db.Json, nullable=True))
-        batch_op.create_index(batch_op.f('ix_members_wecom_index'), ['wecom_index'], unique=False)
-
-    with op.batch_alter_table('messages', schema=None) as batch_op:
-        batch_op.create_index('ix_messages_transactional', ['channel', 'not_before', 'id'], unique=False, postgresql_where=sa.text("state = 'queued' AND purpose = 'transactional'"), sqlite_where=sa.text("state = 'queued' AND purpose = 'transactional'"))
-
-    with op.batch_alter_table('orders', schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f('ix_orders_ordered_at'))
-        batch_op.create_index('ix_orders_ordered_at', ['ordered_at', 'status', 'total_minor', 'refunded_minor'], unique=False)
-
     with op.batch_alter_table('refreshes', schema=None) as batch_op:
         batch_op.add_column(sa.Column('predictions', db.Json, nullable=True))
-
-    with op.batch_alter_table('template_contents', schema=None) as batch_op:
-        batch_op.add_column(sa.Column('written', db.Json, nullable=True))
-        batch_op.add_column(sa.Column('snippets', db.Json, nullable=True))
 
     # ### end Alembic commands ###
 
 
 def downgrade() -> None:
     # ### commands auto generated by Alembic - please adjust! ###
-    with op.batch_alter_table('template_contents', schema=None) as batch_op:
-        batch_op.drop_column('snippets')
-        batch_op.drop_column('written')
-
     with op.batch_alter_table('refreshes', schema=None) as batch_op:
         batch_op.drop_column('predictions')
-
-    with op.batch_alter_table('orders', schema=None) as batch_op:
-        batch_op.drop_index('ix_orders_ordered_at')
-        batch_op.create_index(batch_op.f('ix_orders_ordered_at'), ['ordered_at'], unique=False)
-
-    with op.batch_alter_table('messages', schema=None) as batch_op:
-        batch_op.drop_index('ix_messages_transactional', postgresql_where=sa.text("state = 'queued' AND purpose = 'transactional'"), sqlite_where=sa.text("state = 'queued' AND purpose = 'transactional'"))
-
-    with op.batch_alter_table('members', schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f('ix_members_wecom_index'))
-        batch_op.drop_column('shop_tags')
-        batch_op.drop_column('wecom_index')
-        batch_op.drop_column('wecom')
 
     with op.batch_alter_table('bounce_reports', schema=None) as batch_op:
         batch_op.drop_index('ix_bounce_reports_message_id')
 
     op.drop_table('bounce_reports')
-    op.drop_table('snippet_contents')
-    op.drop_table('promotion_versions')
-    with op.batch_alter_table('promotion_takes', schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f('ix_promotion_takes_promotion_id'))
-
-    op.drop_table('promotion_takes')
     with op.batch_alter_table('product_changes', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_product_changes_product_id'))
 
     op.drop_table('product_changes')
-    with op.batch_alter_table('opt_ins', schema=None) as batch_op:
-        batch_op.drop_index('ix_opt_ins_member_id')
-
-    op.drop_table('opt_ins')
-    op.drop_table('member_preferences')
     with op.batch_alter_table('member_list_entries', schema=None) as batch_op:
         batch_op.drop_index('ix_member_list_entries_member_id')
 
     op.drop_table('member_list_entries')
-    op.drop_table('wechat_windows')
-    with op.batch_alter_table('wechat_spent', schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f('ix_wechat_spent_at'))
-
-    op.drop_table('wechat_spent')
-    with op.batch_alter_table('wechat_seen', schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f('ix_wechat_seen_at'))
-
-    op.drop_table('wechat_seen')
-    op.drop_table('wechat_grants')
-    op.drop_table('snippets')
-    op.drop_table('promotions')
     op.drop_table('member_lists')
     op.drop_table('mail_servers')
     with op.batch_alter_table('leases', schema=None) as batch_op:

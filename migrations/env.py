@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -11,7 +12,9 @@ from alembic import context
 from core.db import Base, Encrypted, UTCDateTime
 
 for package in ("core", "segments", "channels", "loyalty", "experiments", "campaigns", "web"):
-    import_module(f"{package}.models")
+    root = Path(import_module(package).__path__[0])
+    for found in sorted(root.rglob("models.py")):
+        import_module(".".join((package, *found.relative_to(root).with_suffix("").parts)))
 
 
 def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:

@@ -18,9 +18,10 @@ from core.db import Database
 from core.settings import Settings
 from web.api import errors
 from web.api.consents import add_consents
+from web.api.coupons import add_coupon_use, add_coupons
 from web.api.guard import Guard, describe_keys
 from web.api.ingest import add_imports
-from web.api.loyalty import add_coupon_use, add_coupons, add_points
+from web.api.points import add_points
 from web.api.promotions import add_promotions
 from web.api.segments import add_segments
 

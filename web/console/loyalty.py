@@ -1,4 +1,4 @@
-"""Loyalty: coupon batches and their codes, the points ledger as a whole, and how points are earned."""
+"""Loyalty: coupon batches and their codes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from werkzeug.wrappers import Response
 
 from core import audit
 from core.errors import Conflict, InvalidInput
-from core.money import exponent
 from loyalty import batches as stored
 from loyalty import codes, coupons
-from loyalty.earning import EarnRule, load_rule, save_rule
 from loyalty.models import CouponBatch
 from web import context, i18n
 from web.context import actor, reading, require, writing
@@ -196,48 +194,3 @@ def archive(batch_id: int) -> Response:
         stored.archive_batch(session, session.get_one(CouponBatch, batch_id), actor(), context.now())
     flash(gettext("Archived. Its codes cannot be issued or redeemed any more."), "success")
     return redirect(url_for("loyalty.index"), 303)
-
-
-def _rule_form(rule: EarnRule) -> Form:
-    return Form(
-        {
-            "points_per_unit": rule.points_per_unit,
-            "pending_days": rule.pending_days,
-            "expiry_months": rule.expiry_months or "",
-        }
-    )
-
-
-def _points_page(form: Form, code: int = 200) -> tuple[str, int]:
-    session = reading()
-    unit = i18n.money(10 ** exponent(context.console().settings.shop_currency), whole=True)
-    return render_template(
-        "loyalty/points.html", overview=queries.points(session, context.now()), form=form, unit=unit
-    ), code
-
-
-@bp.get("/points")
-@require(Permission.VIEW)
-def points() -> Any:
-    return _points_page(_rule_form(load_rule(reading())))
-
-
-@bp.post("/points")
-@require(Permission.EDIT)
-def points_post() -> Any:
-    """How orders earn from now on."""
-    form = Form(request.form)
-    rate = form.text("points_per_unit", required=True, limit=12)
-    pending = form.integer("pending_days", high=365, required=True)
-    months = form.integer("expiry_months", low=1, high=120)
-    if form.ok and pending is not None:
-        try:
-            rule = EarnRule(rate, pending, months, context.console().settings.shop_timezone)
-            with writing() as session:
-                save_rule(session, rule, actor(), context.now())
-        except InvalidInput as error:
-            form.refuse(error)
-    if not form.ok:
-        return _points_page(form, 422)
-    flash(gettext("Saved. Orders earn by this rule from now on; what was earned stays."), "success")
-    return redirect(url_for("loyalty.points"), 303)

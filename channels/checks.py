@@ -24,6 +24,7 @@ from channels.consent import MARKETING
 from channels.render import MemberView
 from channels.sms import cost
 from channels.sms.text import has_opt_out
+from channels.snippets import texts_of
 from channels.wechat import limits
 from core import audit
 from core.contacts import EMAIL, SMS, WECHAT
@@ -111,7 +112,7 @@ def findings(
 def member_names(fields: Mapping[str, Any]) -> set[str]:
     """What fields read of the member without asking first: ``city``, ``attributes.shoe_size`` …"""
     found: set[str] = set()
-    for text in _texts(fields):
+    for text in texts_of(fields):
         found |= _names_in(text)
     return found
 
@@ -284,11 +285,3 @@ def _wechat(draft: Draft) -> Iterable[Finding]:
         written = str((draft.fields.get("data") or {}).get(name, ""))
         if limit is not None and (len(str(text)) >= limit and "{" in written):
             yield Finding(WARNING, "wechat_cut", f"{draft.language}.data", {"name": name, "limit": limit})
-
-
-def _texts(fields: Mapping[str, Any]) -> Iterable[str]:
-    for value in fields.values():
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from (text for text in value.values() if isinstance(text, str))

@@ -114,7 +114,6 @@ def transport_for(
             # The built-in stand-in is on this machine.
             allow_private=settings.webhook_allow_private or not settings.webhook_url,
             connections=concurrency,
-            clock=now,
         )
     if channel == WECOM:
         return wecom_transport(database, settings, concurrency, now)
@@ -359,7 +358,7 @@ class _Channel:
                 outcome,
                 self._channel,
                 choice,
-                self._transport.idempotent,
+                self._transport.idempotent_s > 0,
                 now,
                 chance(),
             )

@@ -85,26 +85,22 @@ def decide(
     chance: float,
 ) -> Settlement:
     """What an outcome means for a message. Pure; ``chance`` (0 to 1) spreads the retries."""
-    found = _decide(message, outcome, channel, on_unknown, idempotent, now, chance)
-    withdraws = outcome.error is not None and outcome.error.withdraws
+    error = outcome.error
+    if error is None:
+        state = CREATED if outcome.created else SENT
+        found = Settlement(message, state, provider_id=outcome.provider_id)
+    else:
+        keep = on_unknown == KEEP and not (idempotent and error.repeatable)
+        found = _refused(message, error, channel, keep, now, chance)
+    withdraws = error is not None and error.withdraws
     if outcome.provider is None and not withdraws:
         return found
     return replace(found, provider=outcome.provider, withdraws=withdraws)
 
 
-def _decide(
-    message: Claimed,
-    outcome: Outcome,
-    channel: str,
-    on_unknown: str,
-    idempotent: bool,
-    now: datetime,
-    chance: float,
+def _refused(
+    message: Claimed, error: TransportError, channel: str, keep_unknown: bool, now: datetime, chance: float
 ) -> Settlement:
-    error = outcome.error
-    if error is None:
-        state = CREATED if outcome.created else SENT
-        return Settlement(message, state, provider_id=outcome.provider_id)
     reason, code, reaction = str(error)[:200], error.code, error.reaction
     match reaction:
         case Reaction.RETURN | Reaction.UNREACHABLE | Reaction.PAUSE:
@@ -135,7 +131,7 @@ def _decide(
             return Settlement(message, FAILED, reason, code, suppression=error.suppression, fall_back=True)
         case Reaction.FAIL:
             return Settlement(message, FAILED, reason, code, bounce=error.bounce, fall_back=True)
-        case Reaction.UNKNOWN if on_unknown == KEEP and not (idempotent and error.repeatable):
+        case Reaction.UNKNOWN if keep_unknown:
             return Settlement(message, UNKNOWN, reason, code)
         case _:
             return _again(message, error, channel, now, chance)

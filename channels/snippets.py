@@ -151,10 +151,11 @@ def archive(session: Session, name: str, now: datetime) -> None:
 
 def named_in(fields: Mapping[str, Any]) -> set[str]:
     """The snippets that fields name."""
-    return {match[1] or match[2] or "" for text in _texts(fields) for match in _CALL.finditer(text)}
+    return {match[1] or match[2] or "" for text in texts_of(fields) for match in _CALL.finditer(text)}
 
 
-def _texts(fields: Mapping[str, Any]) -> Iterable[str]:
+def texts_of(fields: Mapping[str, Any]) -> Iterable[str]:
+    """Every text of a template's fields, those of its named places too."""
     for value in fields.values():
         if isinstance(value, str):
             yield value

@@ -8,7 +8,7 @@ whenever the provider may have taken a message without saying so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -192,9 +192,6 @@ class Transport(Protocol):
         """For how many seconds the provider drops a repetition of the same ``client_id``; 0: never."""
         ...
 
-    @property
-    def idempotent(self) -> bool: ...
-
     async def send_many(self, messages: Sequence[Outgoing], deadline_s: float) -> list[Outcome]:
         """Send; no message is begun later than ``deadline_s`` seconds from now."""
         ...
@@ -254,3 +251,40 @@ async def send_each(
         for _ in range(min(concurrency, len(items))):
             group.create_task(worker())
     return work.outcomes()
+
+
+async def send_groups(
+    groups: Sequence[Sequence[int]],
+    send: Callable[[Sequence[int]], Awaitable[Mapping[int, Outcome]]],
+    *,
+    splits: Callable[[TransportError], bool],
+    concurrency: int,
+    deadline_s: float,
+) -> dict[int, Outcome]:
+    """``send`` groups of places in a batch, a request each; outcomes by place, without those not tried.
+
+    A request that is refused as a whole for what may be one message's sake (``splits``) is halved until
+    the message is alone.
+    """
+    done: dict[int, Outcome] = {}
+    work = Work(groups, asyncio.get_running_loop().time() + deadline_s)
+
+    async def parted(group: Sequence[int]) -> Mapping[int, Outcome]:
+        try:
+            return await send(group)
+        except TransportError as error:
+            if len(group) == 1 or not splits(error):
+                return dict.fromkeys(group, Outcome(error=error))
+            half = len(group) // 2
+            return {**await parted(group[:half]), **await parted(group[half:])}
+
+    async def worker() -> None:
+        for index, group in work:
+            for place, outcome in (await parted(group)).items():
+                done[place] = outcome
+                work.settle(index, outcome)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(min(concurrency, len(groups))):
+            tasks.create_task(worker())
+    return done

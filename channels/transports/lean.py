@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from channels.transports.base import Reaction, TransportError
-from channels.transports.http import CONNECT_S, TIMEOUT_S
+from channels.transports.http import CONNECT_S, NOT_CONNECTED, TIMEOUT_S, retry_after
 
 IDLE_S = 4.0
 """Less than the five seconds after which many servers close: a message must not meet a closing one."""
 DNS_S = 300
 MAX_ANSWER = 1024 * 1024
-MAX_RETRY_AFTER_S = 24 * 3600.0
-_NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +39,7 @@ def open_session(connections: int, resolver: AbstractResolver | None = None) -> 
     )
 
 
-async def post(
-    http: aiohttp.ClientSession, url: URL, content: bytes, headers: Mapping[str, str], now: datetime
-) -> Answer:
+async def post(http: aiohttp.ClientSession, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
     """The answer, following no redirect. Raises TransportError: UNREACHABLE when no connection came about,
     UNKNOWN when the request may have arrived, RETRY (with the server's own wait) for 5xx and 429.
     """
@@ -55,7 +49,7 @@ async def post(
             if (response.content_length or 0) > MAX_ANSWER:
                 raise aiohttp.ClientPayloadError(f"an answer of {response.content_length:,} bytes")
             answer = Answer(response.status, response.headers, await response.read())
-    except _NOT_CONNECTED as error:
+    except NOT_CONNECTED as error:
         raise TransportError(
             f"{host} cannot be reached: {error}", Reaction.UNREACHABLE, code="connect"
         ) from None
@@ -66,17 +60,6 @@ async def post(
             f"{host} answered {answer.status}.",
             Reaction.RETRY,
             code=str(answer.status),
-            after_s=retry_after(answer.headers.get("Retry-After", ""), now),
+            after_s=retry_after(answer.headers),
         )
     return answer
-
-
-def retry_after(text: str, now: datetime) -> float | None:
-    """Seconds that a ``Retry-After`` asks for (a number, or a date), at most a day; None: it says nothing."""
-    if text.isdigit() and len(text) < 10:
-        return min(float(text), MAX_RETRY_AFTER_S)
-    try:
-        at = parsedate_to_datetime(text)
-        return min(max((at - now).total_seconds(), 0.0), MAX_RETRY_AFTER_S)
-    except (TypeError, ValueError):
-        return None

@@ -6,21 +6,27 @@ number's sake, it is halved until the number is alone.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
 
-from channels.transports.base import Outcome, Outgoing, Reaction, SmsPayload, TransportError, Work
-from channels.transports.http import ask, client, json_of
+from channels.transports.base import (
+    NOT_TRIED,
+    Outcome,
+    Outgoing,
+    Reaction,
+    SmsPayload,
+    TransportError,
+    send_groups,
+)
+from channels.transports.http import HttpTransport, ask, json_of
 from channels.transports.sms_codes import code_for
 from core.contacts import blind_index
 
@@ -120,11 +126,10 @@ def e164(number: str) -> str:
     return f"+86{bare}" if len(bare) == 11 and bare.startswith("1") else f"+{bare}"
 
 
-class AliyunTransport:
+class AliyunTransport(HttpTransport):
     """Sends template SMS, up to 100 of the same template a request."""
 
     name = "aliyun"
-    idempotent_s = 0
 
     def __init__(
         self,
@@ -136,55 +141,31 @@ class AliyunTransport:
         show_text: bool = False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        super().__init__(connections or CONNECTIONS)
         parts = urlsplit(endpoint)
         self._host, self._path = parts.netloc, f"{parts.path.rstrip('/')}/"
         self._url = f"{parts.scheme}://{parts.netloc}{self._path}"
         self._credentials, self._sign_name = credentials, sign_name
-        self._connections, self._clock = connections or CONNECTIONS, clock
+        self._clock = clock
         self._show_text = show_text
         """The sandbox has no provider's template texts: it is told the text in a header of its own."""
 
-    @property
-    def idempotent(self) -> bool:
-        return self.idempotent_s > 0
-
-    async def __aenter__(self) -> Self:
-        self._http = client(self._connections)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._http.aclose()
-
     async def send_many(self, messages: Sequence[Outgoing], deadline_s: float) -> list[Outcome]:
-        results: list[Outcome | None] = [None] * len(messages)
-        groups = _groups(messages, results)
-        deadline = asyncio.get_running_loop().time() + deadline_s
-        work = Work(groups, deadline)
+        groups, refused = _groups(messages)
 
-        async def worker() -> None:
-            for index, group in work:
-                outcomes = await self._send_group([messages[n] for n in group])
-                for number, outcome in zip(group, outcomes, strict=True):
-                    results[number] = outcome
-                    work.settle(index, outcome)
-
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(self._connections, len(groups))):
-                tasks.create_task(worker())
-        rest = Outcome(error=TransportError("Not sent in this batch.", Reaction.RETURN))
-        return [outcome or rest for outcome in results]
-
-    async def _send_group(self, group: Sequence[Outgoing]) -> list[Outcome]:
-        try:
+        async def send(places: Sequence[int]) -> dict[int, Outcome]:
+            group = [messages[place] for place in places]
             biz_id = await (self._send_one(group[0]) if len(group) == 1 else self._send_batch(group))
-        except TransportError as error:
-            if len(group) > 1 and error.reaction in _OF_ONE_NUMBER:
-                half = len(group) // 2
-                return await self._send_group(group[:half]) + await self._send_group(group[half:])
-            return [Outcome(error=error)] * len(group)
-        return [Outcome(provider_id(biz_id, message.address)) for message in group]
+            return {place: Outcome(provider_id(biz_id, messages[place].address)) for place in places}
+
+        sent = await send_groups(
+            groups,
+            send,
+            splits=lambda error: error.reaction in _OF_ONE_NUMBER,
+            concurrency=self._connections,
+            deadline_s=deadline_s,
+        )
+        return [refused.get(place) or sent.get(place, NOT_TRIED) for place in range(len(messages))]
 
     async def _send_one(self, message: Outgoing) -> str:
         payload = _payload(message)
@@ -273,19 +254,20 @@ def _payload(message: Outgoing) -> SmsPayload:
     return message.payload
 
 
-def _groups(messages: Sequence[Outgoing], results: list[Outcome | None]) -> list[list[int]]:
-    """Indexes of messages with the same template, at most 100 and every number once a group; what cannot
-    be sent gets its outcome at once.
+def _groups(messages: Sequence[Outgoing]) -> tuple[list[list[int]], dict[int, Outcome]]:
+    """Places of messages with the same template, at most 100 and every number once a group; and the
+    outcomes of those that cannot be sent.
 
     Receipts name (BizId, number), so the same number twice in a batch could not be told apart.
     """
     open_groups: dict[str, tuple[list[int], set[str]]] = {}
     done: list[list[int]] = []
+    refused: dict[int, Outcome] = {}
     for number, message in enumerate(messages):
         try:
             code = code_for(AliyunTransport.name, _payload(message).template_code)
         except TransportError as error:
-            results[number] = Outcome(error=error)
+            refused[number] = Outcome(error=error)
             continue
         group, phones = open_groups.get(code, ([], set()))
         if len(group) == BATCH or message.address in phones:
@@ -294,4 +276,4 @@ def _groups(messages: Sequence[Outgoing], results: list[Outcome | None]) -> list
         group.append(number)
         phones.add(message.address)
         open_groups[code] = (group, phones)
-    return done + [group for group, _ in open_groups.values() if group]
+    return done + [group for group, _ in open_groups.values()], refused

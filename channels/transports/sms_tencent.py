@@ -8,20 +8,26 @@ number's sake is halved until the number is alone.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from channels.sms.segments import is_mainland
-from channels.transports.base import Outcome, Outgoing, Reaction, SmsPayload, TransportError, Work
-from channels.transports.http import ask, client, json_of
+from channels.transports.base import (
+    NOT_TRIED,
+    Outcome,
+    Outgoing,
+    Reaction,
+    SmsPayload,
+    TransportError,
+    send_groups,
+)
+from channels.transports.http import HttpTransport, ask, json_of
 from channels.transports.sms_codes import code_for
 
 NAME = "tencent"
@@ -146,11 +152,10 @@ def parameters(params: Mapping[str, str]) -> list[str]:
     return [params[name] for name in places]
 
 
-class TencentTransport:
+class TencentTransport(HttpTransport):
     """Sends template SMS, up to 200 of the same template and parameters a request."""
 
     name = NAME
-    idempotent_s = 0
 
     def __init__(
         self,
@@ -165,57 +170,31 @@ class TencentTransport:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         now: Callable[[], datetime] | None = None,
     ) -> None:
+        super().__init__(connections or CONNECTIONS)
         parts = urlsplit(endpoint)
         self._host = parts.netloc
         self._url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/"
         self._credentials, self._region, self._sign_name = credentials, region, sign_name
         self._app = sdk_app_id
-        self._connections, self._clock, self._now = connections or CONNECTIONS, clock, now or clock
+        self._clock, self._now = clock, now or clock
         self._show_text = show_text
         """The sandbox has no provider's template texts: it is told the text in a header of its own."""
 
-    @property
-    def idempotent(self) -> bool:
-        return self.idempotent_s > 0
-
-    async def __aenter__(self) -> Self:
-        self._http = client(self._connections)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._http.aclose()
-
     async def send_many(self, messages: Sequence[Outgoing], deadline_s: float) -> list[Outcome]:
-        results: list[Outcome | None] = [None] * len(messages)
-        groups = _groups(messages, results)
-        work = Work(groups, asyncio.get_running_loop().time() + deadline_s)
+        groups, refused = _groups(messages)
 
-        async def worker() -> None:
-            for index, group in work:
-                outcomes = await self._send_group(group, [messages[n] for n in group.numbers])
-                for number, outcome in zip(group.numbers, outcomes, strict=True):
-                    results[number] = outcome
-                    work.settle(index, outcome)
+        async def send(places: Sequence[int]) -> dict[int, Outcome]:
+            statuses = await self._send([messages[place] for place in places])
+            return {place: self._outcome(statuses.get(messages[place].address)) for place in places}
 
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(self._connections, len(groups))):
-                tasks.create_task(worker())
-        rest = Outcome(error=TransportError("Not sent in this batch.", Reaction.RETURN))
-        return [outcome or rest for outcome in results]
-
-    async def _send_group(self, group: Group, messages: Sequence[Outgoing]) -> list[Outcome]:
-        try:
-            statuses = await self._send(group, messages)
-        except TransportError as error:
-            if len(messages) > 1 and error.reaction in _OF_ONE_NUMBER:
-                half = len(messages) // 2
-                return await self._send_group(group, messages[:half]) + await self._send_group(
-                    group, messages[half:]
-                )
-            return [Outcome(error=error)] * len(messages)
-        return [self._outcome(statuses.get(message.address)) for message in messages]
+        sent = await send_groups(
+            groups,
+            send,
+            splits=lambda error: error.reaction in _OF_ONE_NUMBER,
+            concurrency=self._connections,
+            deadline_s=deadline_s,
+        )
+        return [refused.get(place) or sent.get(place, NOT_TRIED) for place in range(len(messages))]
 
     def _outcome(self, status: Mapping[str, Any] | None) -> Outcome:
         if status is None:
@@ -225,14 +204,15 @@ class TencentTransport:
             return Outcome(str(status.get("SerialNo"))[:128])
         return Outcome(error=error_of(str(status.get("Code")), str(status.get("Message") or ""), self._now()))
 
-    async def _send(self, group: Group, messages: Sequence[Outgoing]) -> dict[str, Mapping[str, Any]]:
-        """Statuses by number."""
+    async def _send(self, messages: Sequence[Outgoing]) -> dict[str, Mapping[str, Any]]:
+        """Statuses by number, of messages that one request may carry."""
+        shared = _shared(messages[0])
         content: dict[str, Any] = {
             "PhoneNumberSet": [message.address for message in messages],
             "SmsSdkAppId": self._app,
-            "TemplateId": group.code,
-            "SignName": self._sign_name if group.mainland else "",
-            "TemplateParamSet": list(group.params),
+            "TemplateId": shared.code,
+            "SignName": self._sign_name if shared.mainland else "",
+            "TemplateParamSet": list(shared.params),
             "SessionContext": messages[0].client_id,
         }
         texts = [_payload(message).text for message in messages] if self._show_text else []
@@ -281,13 +261,12 @@ class TencentTransport:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Messages that one request may carry: their places in the batch, and what they share."""
+class Shared:
+    """What the messages of one request have in common."""
 
     code: str
     params: tuple[str, ...]
     mainland: bool
-    numbers: tuple[int, ...] = ()
 
 
 def _payload(message: Outgoing) -> SmsPayload:
@@ -295,30 +274,33 @@ def _payload(message: Outgoing) -> SmsPayload:
     return message.payload
 
 
-def _groups(messages: Sequence[Outgoing], results: list[Outcome | None]) -> list[Group]:
-    """Groups of at most 200 with every number once; what cannot be sent gets its outcome at once.
+def _shared(message: Outgoing) -> Shared:
+    """Raises TransportError for a template without a code of Tencent's, or with names for places."""
+    payload = _payload(message)
+    code = code_for(NAME, payload.template_code)
+    return Shared(code, tuple(parameters(payload.params)), is_mainland(message.address))
+
+
+def _groups(messages: Sequence[Outgoing]) -> tuple[list[list[int]], dict[int, Outcome]]:
+    """Places of messages that may share a request, at most 200 with every number once; and the outcomes
+    of those that cannot be sent.
 
     Statuses name their number, so the same number twice in a request could not be told apart.
     """
-    open_groups: dict[Group, tuple[list[int], set[str]]] = {}
-    done: list[Group] = []
+    open_groups: dict[Shared, tuple[list[int], set[str]]] = {}
+    done: list[list[int]] = []
+    refused: dict[int, Outcome] = {}
     for number, message in enumerate(messages):
-        payload = _payload(message)
         try:
-            code = code_for(NAME, payload.template_code)
-            key = Group(code, tuple(parameters(payload.params)), is_mainland(message.address))
+            shared = _shared(message)
         except TransportError as error:
-            results[number] = Outcome(error=error)
+            refused[number] = Outcome(error=error)
             continue
-        group, phones = open_groups.get(key, ([], set()))
+        group, phones = open_groups.get(shared, ([], set()))
         if len(group) == BATCH or message.address in phones:
-            done.append(Group(key.code, key.params, key.mainland, tuple(group)))
+            done.append(group)
             group, phones = [], set()
         group.append(number)
         phones.add(message.address)
-        open_groups[key] = (group, phones)
-    return done + [
-        Group(key.code, key.params, key.mainland, tuple(group))
-        for key, (group, _) in open_groups.items()
-        if group
-    ]
+        open_groups[shared] = (group, phones)
+    return done + [group for group, _ in open_groups.values()], refused

@@ -7,14 +7,13 @@ name of the message, so that even the answer that never came is made up for by t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 
 from channels.transports.base import Outcome, Outgoing, Reaction, SmsPayload, TransportError, send_each
-from channels.transports.http import ask, client, json_of
+from channels.transports.http import HttpTransport, ask, json_of
 
 NAME = "twilio"
 CONNECTIONS = 10
@@ -51,11 +50,10 @@ def status_callback(base_url: str, client_id: str) -> str:
     return f"{base_url}/callbacks/twilio?message={quote(client_id, safe='')}"
 
 
-class TwilioTransport:
+class TwilioTransport(HttpTransport):
     """Sends texts, one request a recipient."""
 
     name = NAME
-    idempotent_s = 0
 
     def __init__(
         self,
@@ -67,24 +65,12 @@ class TwilioTransport:
         base_url: str,
         connections: int | None = None,
     ) -> None:
+        super().__init__(connections or CONNECTIONS)
         account = quote(account_sid, safe="")
         self._messages = f"{endpoint.rstrip('/')}/2010-04-01/Accounts/{account}/Messages"
         self._auth = httpx.BasicAuth(account_sid, auth_token)
         self._sender = {"MessagingServiceSid" if sender.startswith("MG") else "From": sender}
-        self._base_url, self._connections = base_url, connections or CONNECTIONS
-
-    @property
-    def idempotent(self) -> bool:
-        return self.idempotent_s > 0
-
-    async def __aenter__(self) -> Self:
-        self._http = client(self._connections)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._http.aclose()
+        self._base_url = base_url
 
     async def send_many(self, messages: Sequence[Outgoing], deadline_s: float) -> list[Outcome]:
         return await send_each(messages, self._send, self._connections, deadline_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -77,7 +77,6 @@ class WebhookTransport:
 
     name = "webhook"
     idempotent_s = 0
-    idempotent = False
 
     def __init__(
         self,
@@ -86,11 +85,10 @@ class WebhookTransport:
         *,
         allow_private: bool = False,
         connections: int | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._url = checked_url(url, allow_private=allow_private)
         self._secret, self._allow_private = secret, allow_private
-        self._connections, self._clock = connections or CONNECTIONS, clock
+        self._connections = connections or CONNECTIONS
 
     async def __aenter__(self) -> Self:
         resolver = None if self._allow_private else PublicResolver()
@@ -124,7 +122,7 @@ class WebhookTransport:
             "idempotency-key": message.client_id,
             "x-huiliu-signature": sign(self._secret, body, int(datetime.now(UTC).timestamp())),
         }
-        answer = await lean.post(self._lean, self._url, body, headers, self._clock())
+        answer = await lean.post(self._lean, self._url, body, headers)
         if 200 <= answer.status < 300:
             return
         reaction = Reaction.SUPPRESS if answer.status == 410 else Reaction.FAIL

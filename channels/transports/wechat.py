@@ -20,7 +20,7 @@ from yarl import URL
 
 from channels.transports import lean
 from channels.transports.base import Outcome, Outgoing, Reaction, TransportError, WechatPayload, send_each
-from channels.transports.http import ask, client, json_of
+from channels.transports.http import ask, client, json_of, object_of
 from channels.transports.tokens import SharedToken
 from channels.wechat import windows
 from channels.wechat.windows import Wish
@@ -236,8 +236,8 @@ class WechatTransport:
 
     async def _post(self, token: str, kind: str, content: bytes) -> dict[str, Any]:
         try:
-            answer = await lean.post(self._lean, self._url(token, kind), content, _HEADERS, self._clock())
-            return _object(answer)
+            answer = await lean.post(self._lean, self._url(token, kind), content, _HEADERS)
+            return object_of(answer.status, answer.body)
         except TransportError as error:
             error.repeatable = kind == TEMPLATE
             raise
@@ -250,20 +250,6 @@ class WechatTransport:
                 for name, path in PATHS.items()
             }
         return self._urls[kind]
-
-
-def _object(answer: lean.Answer) -> dict[str, Any]:
-    try:
-        found = orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict):
-        raise TransportError(
-            f"WeChat answered {answer.status} with something that is no JSON object.",
-            Reaction.UNKNOWN,
-            code=str(answer.status),
-        )
-    return found
 
 
 def _wish(message: Outgoing) -> Wish | None:

@@ -11,11 +11,10 @@ in :data:`REACTIONS` alone so that they can be corrected: what the codes other t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
 
 import httpx
 import orjson
@@ -27,9 +26,9 @@ from channels.transports.base import (
     Reaction,
     TransportError,
     WecomPayload,
-    Work,
+    send_groups,
 )
-from channels.transports.http import ask, client, json_of
+from channels.transports.http import HttpTransport, ask, json_of
 from channels.transports.tokens import SharedToken
 from channels.wecom.limits import LINK, MAX_RECIPIENTS
 from core.contacts import ADDRESS_COLUMN, WECOM, blind_index
@@ -108,12 +107,10 @@ class CorpToken(SharedToken):
         return str(answer["access_token"]), int(answer.get("expires_in", 0))
 
 
-class WecomTransport:
+class WecomTransport(HttpTransport):
     """Creates the tasks, and asks what became of them."""
 
     name = "wecom"
-    idempotent_s = 0
-    idempotent = False
 
     def __init__(
         self,
@@ -126,47 +123,25 @@ class WecomTransport:
         connections: int | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        super().__init__(connections or CONNECTIONS)
         self._endpoint, self._sender = endpoint.rstrip("/"), sender
-        self._connections = connections or CONNECTIONS
         self._tokens = CorpToken(database, self._endpoint, corpid, secret, clock)
 
-    async def __aenter__(self) -> Self:
-        self._http = client(self._connections)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._http.aclose()
-
     async def send_many(self, messages: Sequence[Outgoing], deadline_s: float) -> list[Outcome]:
-        results: list[Outcome] = [NOT_TRIED] * len(messages)
-        groups = _groups(messages)
-        work = Work(groups, asyncio.get_running_loop().time() + deadline_s)
+        async def send(places: Sequence[int]) -> dict[int, Outcome]:
+            answer = await self._call("add_msg_template", self._body(messages, places))
+            refused = {str(one) for one in answer.get("fail_list") or []}
+            msgid = str(answer.get("msgid") or "")
+            return {place: _outcome(messages[place].address, msgid, refused) for place in places}
 
-        async def worker() -> None:
-            for index, group in work:
-                for number, outcome in (await self._send_group(messages, group)).items():
-                    results[number] = outcome
-                    work.settle(index, outcome)
-
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(self._connections, len(groups))):
-                tasks.create_task(worker())
-        return results
-
-    async def _send_group(self, messages: Sequence[Outgoing], group: Sequence[int]) -> dict[int, Outcome]:
-        try:
-            answer = await self._call("add_msg_template", self._body(messages, group))
-        except TransportError as error:
-            if len(group) > 1 and error.code in _OF_ONE:
-                half = len(group) // 2
-                first = await self._send_group(messages, group[:half])
-                return first | await self._send_group(messages, group[half:])
-            return dict.fromkeys(group, Outcome(error=error))
-        refused = {str(one) for one in answer.get("fail_list") or []}
-        msgid = str(answer.get("msgid") or "")
-        return {number: _outcome(messages[number].address, msgid, refused) for number in group}
+        sent = await send_groups(
+            _groups(messages),
+            send,
+            splits=lambda error: error.code in _OF_ONE,
+            concurrency=self._connections,
+            deadline_s=deadline_s,
+        )
+        return [sent.get(place, NOT_TRIED) for place in range(len(messages))]
 
     def _body(self, messages: Sequence[Outgoing], group: Sequence[int]) -> dict[str, Any]:
         payload = _payload(messages[group[0]])

@@ -115,13 +115,13 @@ def test_sms_go_in_requests_of_200_with_the_same_content(sqlite_db: Database, se
 
 def test_groups_never_mix_countries_nor_repeat_a_number() -> None:
     messages = [sms(number) for number in [*NUMBERS, NUMBERS[0], "+447700900100"]]
-    groups = sms_tencent._groups(messages, [None] * len(messages))
-    assert [(len(group.numbers), group.mainland) for group in groups] == [
-        (200, True),
-        (200, True),
-        (1, True),
-        (1, False),
+    groups, refused = sms_tencent._groups(messages)
+    abroad = [
+        [message.address.startswith("+44") for message in map(messages.__getitem__, group)]
+        for group in groups
     ]
+    assert abroad == [[False] * 200, [False] * 200, [False], [True]]
+    assert refused == {}
 
 
 def test_each_number_has_its_own_status(sqlite_db: Database, settings: Settings) -> None:

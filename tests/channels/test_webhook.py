@@ -17,8 +17,8 @@ from channels.callbacks.webhook import sign, signed, webhook_callback
 from channels.delivery import run_delivery
 from channels.models import Suppression
 from channels.sandbox import inbox
-from channels.transports import lean
 from channels.transports.base import Outcome, Outgoing, Reaction, WebhookPayload
+from channels.transports.http import retry_after
 from channels.transports.webhook import PublicResolver, WebhookTransport, checked_url
 from core.db import Database
 from core.errors import InvalidInput
@@ -57,7 +57,7 @@ def against(*answers: web.Response) -> tuple[list[Outcome], list[Request]]:
         await site.start()
         port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         url = f"http://127.0.0.1:{port}/in"
-        transport = WebhookTransport(url, "s3cret", allow_private=True, connections=1, clock=lambda: NOW)
+        transport = WebhookTransport(url, "s3cret", allow_private=True, connections=1)
         async with transport:
             found = await transport.send_many([pushed(n) for n in range(1, len(answers) + 1)], 10)
         await runner.cleanup()
@@ -67,7 +67,8 @@ def against(*answers: web.Response) -> tuple[list[Outcome], list[Request]]:
 
 
 def test_every_answer_has_its_reaction_and_a_wait_is_kept() -> None:
-    later = web.Response(status=503, headers={"Retry-After": "Mon, 02 Mar 2026 04:01:30 GMT"})
+    dates = {"Date": "Mon, 02 Mar 2026 04:00:00 GMT", "Retry-After": "Mon, 02 Mar 2026 04:01:30 GMT"}
+    later = web.Response(status=503, headers=dates)
     found, seen = against(
         web.Response(status=204),
         web.Response(status=410),
@@ -160,10 +161,12 @@ def test_a_name_that_means_a_private_address_reaches_nobody() -> None:
 
 
 def test_waits_are_bounded() -> None:
-    assert lean.retry_after("5", NOW) == 5.0
-    assert lean.retry_after("999999999", NOW) == 86400.0
-    assert lean.retry_after("Mon, 02 Mar 2026 03:00:00 GMT", NOW) == 0.0
-    assert lean.retry_after("soon", NOW) is lean.retry_after("", NOW) is None
+    assert retry_after({"Retry-After": "5"}) == 5.0
+    assert retry_after({"Retry-After": "999999999"}) == 86400.0
+    date = "Mon, 02 Mar 2026 03:00:00 GMT"
+    assert retry_after({"Retry-After": "Mon, 02 Mar 2026 03:01:30 GMT", "Date": date}) == 90.0
+    assert retry_after({"Retry-After": date}) == 0.0
+    assert retry_after({"Retry-After": "soon"}) is retry_after({}) is None
 
 
 def rename(database: Database, number: int, external_id: str) -> None:

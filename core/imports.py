@@ -20,7 +20,7 @@ from core import catalog, facts
 from core.collector import paused
 from core.db import Database, among, bulk_insert
 from core.errors import InvalidInput
-from core.models import Event, Member, Order, OrderLine, Product, Todo
+from core.models import Event, Member, Order, OrderLine, Preference, Product, Todo
 from core.rows import PARSERS, EventRow, LineRow, MemberRow, ProductRow, Raw, Shop, lines_fingerprint
 from core.settings import Settings
 from core.upsert import existing, upsert
@@ -33,6 +33,9 @@ LOYALTY_QUEUE = "loyalty.orders"
 """To-do rows of every order that is new or changed: points."""
 COUPON_QUEUE = "loyalty.coupons"
 """To-do rows of those that name a coupon code, or named one before."""
+EVENT_QUEUE = "loyalty.events"
+"""To-do rows of new events whose kind stands in the preference ``EVENT_KINDS``: points for them."""
+EVENT_KINDS = "loyalty.event_kinds"
 
 
 class Numbered(NamedTuple):
@@ -433,10 +436,16 @@ def _write_events(
         )
         for record in records
     )
+    back = ["external_id", "id", "kind"]
     new = bulk_insert(
-        session, Event.__table__, columns, rows, conflict=["source", "external_id"], returning=["external_id"]
+        session, Event.__table__, columns, rows, conflict=["source", "external_id"], returning=back
     )
-    fresh = {external_id for (external_id,) in new}
+    fresh = {external_id for external_id, _, _ in new}
+    # Only the kinds that somebody waits for: a million page views leave no to-do.
+    wanted = session.get(Preference, EVENT_KINDS)
+    if wanted is not None and wanted.value:
+        todos = ((EVENT_QUEUE, event_id) for _, event_id, kind in new if kind in wanted.value)
+        bulk_insert(session, Todo.__table__, ("queue", "subject_id"), todos)
     mark(session, facts.EVENTS, {record.occurred_at for record in records if record.external_id in fresh})
     return Report(inserted=len(new), unchanged=len(records) - len(new))
 

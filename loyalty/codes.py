@@ -27,6 +27,8 @@ MAX_PREFIX = 12
 MAX_RANDOM_CHARS = MAX_LENGTH - 1 - MAX_PREFIX
 MIN_CODES_PER_ISSUED = 2**20
 MAX_CODES = 1_000_000
+MAX_STORED = 40
+"""Other systems' codes may be longer than ours."""
 
 _VALUE = {symbol: number for number, symbol in enumerate(ALPHABET)}
 _POLYNOMIAL = 0b100101  # x^5 + x^2 + 1, primitive: its root α = x has order 31
@@ -107,6 +109,16 @@ def normalise(text: str) -> str:
     """Capitals without spaces and hyphens; full-width characters become plain ones."""
     plain = unicodedata.normalize("NFKC", text).upper()
     return "".join(symbol for symbol in plain if not symbol.isspace() and symbol not in "-_.‐‑–—")
+
+
+def plain(text: str) -> str:
+    """The code as codes are stored, or InvalidInput where no code, ours or another's, can be meant."""
+    code = normalise(text)
+    if not 0 < len(code) <= MAX_STORED or not code.isprintable():
+        raise InvalidInput(
+            f"“{text.strip()[:40]}” cannot be a code: codes have 1 to {MAX_STORED} characters.", "code"
+        )
+    return code
 
 
 def check(text: str) -> str:

@@ -7,94 +7,46 @@ order whose points are taken back and that is paid again afterwards earns nothin
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core import audit
-from core.db import among, bulk_insert
-from core.errors import InvalidInput
-from core.models import Order, Preference, Todo
-from loyalty import ledger
-from loyalty.lots import DEBT, EARN, EXPIRE, REVOKE, Change, add_months, earned, refund_due
+from core.db import among
+from core.models import Order, OrderLine, Todo
+from loyalty import ledger, multipliers
+from loyalty.earn_rules import EarnRule as EarnRule
+from loyalty.earn_rules import load_rule as load_rule
+from loyalty.earn_rules import save_rule as save_rule
+from loyalty.lots import DEBT, EARN, EXPIRE, REVOKE, Change, earned, refund_due
 from loyalty.models import PointsEntry, PointsLot
+from loyalty.multipliers import Multiplier
+from loyalty.tiers import review
+from loyalty.tiers import store as tiers
 
-PREFERENCE = "loyalty.earn"
 QUEUE = "loyalty.orders"
 ORDER = "order"
 """``source_kind`` of lots earned on orders."""
 PAID_STATUSES = ("paid", "refunded")
-MAX_RATE = 10_000
-MAX_MONTHS = 120
-MAX_PENDING_DAYS = 365
-
-
-@dataclass(frozen=True)
-class EarnRule:
-    """How orders earn: ``points_per_unit`` (a decimal as text) for each major unit of the currency.
-
-    Points become usable ``pending_days`` after the order and expire ``expiry_months`` after they were
-    earned (None: never), at the same local time in ``timezone``.
-    """
-
-    points_per_unit: str = "1"
-    pending_days: int = 7
-    expiry_months: int | None = 12
-    timezone: str = "Asia/Shanghai"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rate <= MAX_RATE:
-            raise InvalidInput(f"Points per unit lie between 0 and {MAX_RATE}.", "points_per_unit")
-        if not 0 <= self.pending_days <= MAX_PENDING_DAYS:
-            raise InvalidInput(f"Pending days lie between 0 and {MAX_PENDING_DAYS}.", "pending_days")
-        if self.expiry_months is not None and not 1 <= self.expiry_months <= MAX_MONTHS:
-            raise InvalidInput(
-                f"Points expire after 1 to {MAX_MONTHS} months; leave it empty for never.", "expiry_months"
-            )
-
-    @property
-    def rate(self) -> Decimal:
-        try:
-            rate = Decimal(self.points_per_unit)
-        except InvalidOperation:
-            rate = Decimal("NaN")
-        if not rate.is_finite():
-            raise InvalidInput(f"“{self.points_per_unit}” is not a number of points.", "points_per_unit")
-        return rate
-
-    def expiry(self, at: datetime) -> datetime | None:
-        """When points given at ``at`` expire."""
-        if self.expiry_months is None:
-            return None
-        return add_months(at, self.expiry_months, ZoneInfo(self.timezone))
-
-
-def load_rule(session: Session) -> EarnRule:
-    """The stored rule, or the defaults."""
-    stored = session.get(Preference, PREFERENCE)
-    return EarnRule(**stored.value) if stored is not None else EarnRule()
-
-
-def save_rule(session: Session, rule: EarnRule, by: str, now: datetime) -> None:
-    """Store the rule for orders that are accrued from now on; leaves an audit row."""
-    session.merge(Preference(key=PREFERENCE, value=asdict(rule), updated_at=now))
-    audit.record(session, by, "change", "preference", PREFERENCE, now, asdict(rule))
+_Goods = tuple[str | None, str | None]
+"""(sku, category): what lines are told apart by, so that their order does not matter."""
 
 
 @dataclass(frozen=True)
 class Accrued:
-    """To-do rows done, points earned, points taken back (debts included), points that repaid debts."""
+    """To-do rows done, points earned, points taken back (debts included), points that repaid debts,
+    members who reached a higher tier."""
 
     todos: int = 0
     earned: int = 0
     taken_back: int = 0
     repaid: int = 0
+    promoted: int = 0
 
 
 def accrue_orders(session: Session, rule: EarnRule, now: datetime, limit: int) -> Accrued:
@@ -124,11 +76,14 @@ def accrue_orders(session: Session, rule: EarnRule, now: datetime, limit: int) -
             (Order.total_minor - Order.refunded_minor).label("net_minor"),
         ).where(among(session, Order.id, order_ids))
     ).all()
-    lots = _lots_of_orders(session, order_ids)
-    new_points, repaid = _earn(session, [o for o in orders if o.id not in lots], rule, now)
-    taken = _take_back(session, [o for o in orders if o.id in lots], lots, now)
+    lots, lines = _lots_of_orders(session, order_ids), _paid_lines(session, order_ids)
+    fresh = [order for order in orders if order.id not in lots]
+    new_points, repaid = _earn(session, fresh, lines, _terms(session, rule, fresh), now)
+    taken = _take_back(session, [o for o in orders if o.id in lots], lines, lots, now)
     session.execute(sa.delete(Todo).where(among(session, Todo.id, (todo_id for todo_id, _ in todos))))
-    return Accrued(len(todos), new_points, taken, repaid)
+    # By now the orders and the ledger say what counts: who reached a tier has it at once.
+    promoted = review.promote(session, {order.member_id for order in fresh}, now)
+    return Accrued(len(todos), new_points, taken, repaid, promoted)
 
 
 def _owners(session: Session, order_ids: Iterable[int]) -> set[int]:
@@ -158,49 +113,147 @@ def _lots_of_orders(session: Session, order_ids: Iterable[int]) -> dict[int, Any
     return {int(row.source_id): row for row in rows}
 
 
-def _earn(session: Session, orders: Iterable[Any], rule: EarnRule, now: datetime) -> tuple[int, int]:
+def _paid_lines(session: Session, order_ids: Iterable[int]) -> dict[int, dict[_Goods, int]]:
+    """What is still paid for, by order and goods; an order without lines has no entry."""
+    rows = session.execute(
+        sa.select(
+            OrderLine.order_id,
+            OrderLine.sku,
+            OrderLine.category,
+            sa.func.sum(sa.case((OrderLine.refunded, 0), else_=OrderLine.amount_minor)),
+        )
+        .where(among(session, OrderLine.order_id, order_ids))
+        .group_by(OrderLine.order_id, OrderLine.sku, OrderLine.category)
+    )
+    found: dict[int, dict[_Goods, int]] = defaultdict(dict)
+    for order_id, sku, category, amount in rows:
+        found[order_id][sku, category] = int(amount)
+    return found
+
+
+@dataclass(frozen=True)
+class Terms:
+    """All that decides what an order earns, for a batch of orders."""
+
+    rule: EarnRule
+    multipliers: Sequence[Multiplier] = ()
+    tier_of: Mapping[int, str] = field(default_factory=dict)
+    """Member → tier."""
+    tier_times: Mapping[str, str] = field(default_factory=dict)
+
+
+def _terms(session: Session, rule: EarnRule, orders: Sequence[Any]) -> Terms:
+    if not orders:
+        return Terms(rule)
+    times = [order.ordered_at for order in orders]
+    return Terms(
+        rule,
+        multipliers.between(session, min(times), max(times)),
+        tiers.tier_of(session, {order.member_id for order in orders}),
+        tiers.multipliers(session),
+    )
+
+
+def _earn(
+    session: Session,
+    orders: Iterable[Any],
+    lines: Mapping[int, Mapping[_Goods, int]],
+    terms: Terms,
+    now: datetime,
+) -> tuple[int, int]:
     """Points earned, and the part of them that repaid debts."""
-    lots = [lot for order in orders if (lot := _lot_row(order, rule, now)) is not None]
+    lots = [lot for order in orders if (lot := new_lot(order, lines.get(order.id), terms, now)) is not None]
     if not lots:
         return 0, 0
-    new = bulk_insert(
-        session,
-        PointsLot.__table__,
-        ledger.LOT_COLUMNS,
-        lots,
-        conflict=["source_kind", "source_id"],
-        returning=["id", "member_id", "issued", "source_id"],
-    )
-    changes = [Change(member, lot, EARN, f"order:{order}", points) for lot, member, points, order in new]
-    ledger.write(session, changes, now)
-    repaid = ledger.repay_debts(session, {member: f"lot:{lot}" for lot, member, _, _ in new}, now)
-    return sum(change.delta for change in changes), repaid
+    new = ledger.issue(session, lots, EARN, now, prefix="order:")
+    if terms.rule.rolling:
+        ends: dict[int, datetime] = {}
+        for lot in lots:
+            if lot.expires_at is not None:
+                ends[lot.member_id] = max(lot.expires_at, ends.get(lot.member_id, lot.expires_at))
+        ledger.move_ends(session, ends, now)
+    repaid = ledger.repay_debts(session, {lot.member_id: f"lot:{lot.id}" for lot in new}, now)
+    return sum(lot.points for lot in new), repaid
 
 
-def _lot_row(order: Any, rule: EarnRule, now: datetime) -> tuple[Any, ...] | None:
-    """The lot an order earns; None: it earns nothing, or its points would be over by now."""
+def new_lot(
+    order: Any, lines: Mapping[_Goods, int] | None, terms: Terms, now: datetime
+) -> ledger.NewLot | None:
+    """The lot an order earns; None: it earns nothing, or its points would be over by now. Pure.
+
+    The snapshot keeps the rate and, where goods earn differently, what each was paid and multiplied by.
+    """
     if order.status not in PAID_STATUSES or order.net_minor <= 0:
         return None
-    points = earned(order.net_minor, order.currency, rule.rate)
+    rule, tier = terms.rule, terms.tier_of.get(order.member_id)
+    tier_times = terms.tier_times.get(tier, "1") if tier else "1"
+    paid = lines or {(None, None): order.net_minor}
+    weighted = [
+        (sku, category, amount, _times(terms, order.ordered_at, tier, sku, category))
+        for (sku, category), amount in sorted(paid.items(), key=str)
+        if amount > 0
+    ]
+    weight = sum((amount * Fraction(times) for _, _, amount, times in weighted), Fraction(0))
+    points = earned(weight * Fraction(tier_times), order.currency, rule.rate)
     expires_at = rule.expiry(order.ordered_at)
     if points <= 0 or (expires_at is not None and expires_at <= now):
         return None
-    snapshot = {"base_minor": order.net_minor, "currency": order.currency, **asdict(rule)}
+    snapshot: dict[str, Any] = {
+        "base_minor": order.net_minor,
+        "currency": order.currency,
+        "points_per_unit": rule.points_per_unit,
+        "pending_days": rule.pending_days,
+        "expires": rule.expires,
+    }
+    if tier_times != "1":
+        snapshot |= {"tier": tier, "tier_times": tier_times}
+    if any(times != "1" for *_, times in weighted):
+        snapshot["lines"] = [list(line) for line in weighted]
     available_at = order.ordered_at + timedelta(days=rule.pending_days)
-    return (
-        order.member_id,
-        points,
-        points,
-        available_at,
-        expires_at,
-        ORDER,
-        str(order.id),
-        snapshot,
-        now,
+    return ledger.NewLot(
+        order.member_id, points, available_at, expires_at, ORDER, str(order.id), snapshot, rule.rolling
     )
 
 
-def _take_back(session: Session, orders: Iterable[Any], lots: Mapping[int, Any], now: datetime) -> int:
+def _times(terms: Terms, at: datetime, tier: str | None, sku: str | None, category: str | None) -> str:
+    """What a line is multiplied by, as text: ``0`` where it is excluded."""
+    rule = terms.rule
+    if category in rule.excluded_categories or sku in rule.excluded_skus:
+        return "0"
+    own = rule.category_times.get(category, "1") if category is not None else "1"
+    campaign = multipliers.times_of(terms.multipliers, at=at, tier=tier, category=category)
+    return str(Fraction(own) * Fraction(campaign))
+
+
+def weights(
+    snapshot: Mapping[str, Any], net_minor: int, lines: Mapping[_Goods, int] | None
+) -> tuple[Fraction, Fraction]:
+    """(what the points were computed from, what of it is still paid for), as the accrual weighed it. Pure.
+
+    Goods are told apart by SKU and category; what was added to the order since counts for nothing.
+    """
+    listed = snapshot.get("lines")
+    if listed is None:
+        return Fraction(snapshot["base_minor"]), Fraction(net_minor)
+    base = sum((amount * Fraction(times) for _, _, amount, times in listed), Fraction(0))
+    paid = lines or {}
+    net = sum(
+        (
+            min(amount, paid.get((sku, category), 0)) * Fraction(times)
+            for sku, category, amount, times in listed
+        ),
+        Fraction(0),
+    )
+    return base, net if net_minor > 0 else Fraction(0)
+
+
+def _take_back(
+    session: Session,
+    orders: Iterable[Any],
+    lines: Mapping[int, Mapping[_Goods, int]],
+    lots: Mapping[int, Any],
+    now: datetime,
+) -> int:
     """Take points back for what was refunded since; how many (what became a debt included)."""
     due = {}
     expired = _expired(session, [lot.id for lot in lots.values()])
@@ -208,10 +261,12 @@ def _take_back(session: Session, orders: Iterable[Any], lots: Mapping[int, Any],
     for order in sorted(orders, key=lambda each: each.id):
         lot = lots[order.id]
         over = lot.expires_at is not None and lot.expires_at <= now
+        still_paid = order.net_minor if order.status in PAID_STATUSES else 0
+        base, net = weights(lot.snapshot, still_paid, lines.get(order.id))
         points = refund_due(
             issued=lot.issued,
-            base_minor=lot.snapshot["base_minor"],
-            net_minor=order.net_minor if order.status in PAID_STATUSES else 0,
+            base_minor=base,
+            net_minor=net,
             # What is left in a lot that is over counts as expired, whether it was swept yet or not.
             expired=expired.get(lot.id, 0) + (lot.remaining if over else 0),
             taken=taken.get(_origin(order.id), 0),

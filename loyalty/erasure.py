@@ -9,15 +9,18 @@ from sqlalchemy.orm import Session
 
 from core.models import Member
 from core.warehouse.replica import mark
+from loyalty.abuse import signals
 from loyalty.ledger import POINTS
 from loyalty.models import PointsEntry, Redemption
 from loyalty.redemptions import REDEMPTIONS
+from loyalty.tiers.store import TIERS
 
 
 def forget(session: Session, member: Member, _now: datetime) -> None:
     """Mark every month of the warehouse that holds a redemption or points of the member.
 
     Coupons, redemptions and points stay in the database under the bare id: money was given for them.
+    What tells a member's devices and addresses from others' goes.
     """
     months = (
         (REDEMPTIONS, sa.select(Redemption.redeemed_at).where(Redemption.member_id == member.id)),
@@ -25,3 +28,5 @@ def forget(session: Session, member: Member, _now: datetime) -> None:
     )
     for fact, times in months:
         mark(session, fact, session.scalars(times))
+    mark(session, TIERS, [None])
+    signals.forget_member(session, member.id)

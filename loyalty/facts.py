@@ -9,6 +9,8 @@ from core.warehouse.replica import Fact
 from loyalty.ledger import POINTS
 from loyalty.models import Coupon, PointsEntry, Redemption
 from loyalty.redemptions import REDEMPTIONS
+from loyalty.tiers.models import MemberTier
+from loyalty.tiers.store import TIERS
 
 FACTS = (
     Fact(
@@ -45,5 +47,12 @@ FACTS = (
         .join(Member, Member.id == PointsEntry.member_id)
         .where(Member.erased_at.is_(None)),
         "at",
+    ),
+    Fact(
+        TIERS,
+        sa.select(MemberTier.member_id, MemberTier.tier, MemberTier.since)
+        .join(Member, Member.id == MemberTier.member_id)
+        .where(Member.erased_at.is_(None)),
+        None,
     ),
 )

@@ -7,13 +7,15 @@ only ever inserted. Callers lock the members before they read what decides.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core.db import among, bulk_insert, lock_rows
+from core.errors import Conflict
 from core.models import Member
 from core.warehouse.replica import mark
 from loyalty.lots import CREATION, Change, Holding, Lot
@@ -22,7 +24,7 @@ from loyalty.models import PointsEntry, PointsLot
 POINTS = "points"
 """Name of the fact table of the warehouse."""
 
-LOT_COLUMNS = (
+_LOT_COLUMNS = (
     "member_id",
     "issued",
     "remaining",
@@ -31,9 +33,38 @@ LOT_COLUMNS = (
     "source_kind",
     "source_id",
     "snapshot",
+    "rolling",
     "created_at",
 )
 _ENTRY_COLUMNS = ("member_id", "lot_id", "kind", "source_id", "origin", "delta", "at")
+
+
+class NotEnough(Conflict):
+    """Fewer points can be spent than were asked for."""
+
+    reason = "insufficient_points"
+
+
+class NewLot(NamedTuple):
+    """A lot to be issued; unique by (source_kind, source_id)."""
+
+    member_id: int
+    points: int
+    available_at: datetime
+    expires_at: datetime | None
+    source_kind: str
+    source_id: str
+    snapshot: Mapping[str, Any]
+    rolling: bool = False
+
+
+class IssuedLot(NamedTuple):
+    """A lot that was new."""
+
+    id: int
+    member_id: int
+    points: int
+    source_id: str
 
 
 def lock_members(session: Session, member_ids: Iterable[int]) -> None:
@@ -102,6 +133,65 @@ def write(session: Session, changes: Sequence[Change], now: datetime) -> None:
             [{"lot": lot, "delta": delta} for lot, delta in sorted(moved.items())],
         )
     mark(session, POINTS, [now])
+
+
+def issue(
+    session: Session,
+    lots: Iterable[NewLot],
+    kind: str,
+    now: datetime,
+    *,
+    prefix: str = "",
+    entry_source: str | None = None,
+) -> list[IssuedLot]:
+    """Write lots with their entries (source: ``entry_source``, or ``prefix`` + source id); the new ones.
+
+    The members are locked by the caller, who also lets the new lots repay debts.
+    """
+    rows = (
+        (lot.member_id, lot.points, lot.points, *lot[2:6], dict(lot.snapshot), lot.rolling, now)
+        for lot in lots
+    )
+    found = bulk_insert(
+        session,
+        PointsLot.__table__,
+        _LOT_COLUMNS,
+        rows,
+        conflict=["source_kind", "source_id"],
+        returning=["id", "member_id", "issued", "source_id"],
+    )
+    new = [IssuedLot(*row) for row in found]
+    sources = [f"{prefix}{lot.source_id}" if entry_source is None else entry_source for lot in new]
+    changes = [
+        Change(lot.member_id, lot.id, kind, source, lot.points)
+        for lot, source in zip(new, sources, strict=True)
+    ]
+    write(session, changes, now)
+    return new
+
+
+def move_ends(session: Session, ends: Mapping[int, datetime], now: datetime) -> None:
+    """Move the end of every live rolling lot of the members to ``ends`` (member → time), never back.
+
+    One statement for all of them: earning or spending is activity, and inactivity is what ends them.
+    """
+    if not ends:
+        return
+    lots = PointsLot.__table__
+    assert isinstance(lots, sa.Table)
+    statement = (
+        sa.update(lots)
+        .where(
+            lots.c.member_id == sa.bindparam("member"),
+            lots.c.rolling,
+            lots.c.expires_at > now,
+            lots.c.expires_at < sa.bindparam("end", type_=lots.c.expires_at.type),
+        )
+        .values(expires_at=sa.bindparam("end", type_=lots.c.expires_at.type))
+    )
+    session.connection().execute(
+        statement, [{"member": member, "end": end} for member, end in sorted(ends.items())]
+    )
 
 
 def repay_debts(session: Session, source_of: dict[int, str], now: datetime) -> int:

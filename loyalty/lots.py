@@ -10,7 +10,8 @@ from __future__ import annotations
 import calendar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
+from fractions import Fraction
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -18,7 +19,8 @@ from core.money import exponent
 
 EARN, GRANT, SPEND, REFUND = "earn", "grant", "spend", "refund"
 EXPIRE, REVOKE, DEBT, REPAY = "expire", "revoke", "debt", "repay"
-CREATION = (EARN, GRANT)
+HOLD, RELEASE, TRANSFER, RECEIVE = "hold", "release", "transfer", "receive"
+CREATION = (EARN, GRANT, RECEIVE)
 """Kinds of the entry that comes with a new lot: they do not change its ``remaining``."""
 FOREVER = datetime.max.replace(tzinfo=UTC)
 
@@ -100,21 +102,24 @@ class Holding:
         return changes
 
 
-def earned(base_minor: int, currency: str, points_per_unit: Decimal) -> int:
+def earned(base_minor: int | Fraction, currency: str, points_per_unit: Decimal | Fraction) -> int:
     """Whole points for an amount: points per major unit, rounded down."""
-    major = Decimal(base_minor).scaleb(-exponent(currency))
-    return int((major * points_per_unit).to_integral_value(ROUND_FLOOR))
+    return int(Fraction(base_minor) * Fraction(points_per_unit) // 10 ** exponent(currency))
 
 
-def refund_due(*, issued: int, base_minor: int, net_minor: int, expired: int, taken: int) -> int:
+def refund_due(
+    *, issued: int, base_minor: int | Fraction, net_minor: int | Fraction, expired: int, taken: int
+) -> int:
     """Points to take back now of a lot that earned ``issued`` on ``base_minor``.
 
-    ``net_minor`` is what of the base is still paid for. Cumulative: ``taken`` is what earlier refunds
-    took. Points that expired unspent are not asked for again. Never negative, never above ``issued``;
-    the refund that brings the net to 0 takes all the rest.
+    ``net_minor`` is what of the base is still paid for (both weighted alike, where categories earn
+    differently). Cumulative: ``taken`` is what earlier refunds took. Points that expired unspent are
+    not asked for again. Never negative, never above ``issued``; the refund that brings the net to 0
+    takes all the rest.
     """
-    refunded = min(max(base_minor - net_minor, 0), base_minor)
-    due = issued * refunded // base_minor
+    base = Fraction(base_minor)
+    refunded = min(max(base - Fraction(net_minor), Fraction(0)), base)
+    due = int(issued * refunded // base)
     return max(0, min(due, issued - expired) - taken)
 
 

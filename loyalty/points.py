@@ -1,14 +1,14 @@
-"""Points: granted, spent, given back, expired, counted, and the ledger checked.
+"""Points: granted, taken back, expired, and counted.
 
-Guarantees (per member and in total): issued = available + pending + spent + expired + taken back;
-nobody spends what is not there, however many try at once, since the member's row is locked before
-anything is read that decides; every change has a natural key, so that a repetition changes nothing.
-Earning on orders is in :mod:`loyalty.earning`.
+Guarantees (per member and in total): issued = available + pending + held + spent + expired + taken back;
+the member's row is locked before anything is read that decides; every change has a natural key, so that
+a repetition changes nothing. Earning is in :mod:`loyalty.earning` (orders) and
+:mod:`loyalty.earn_events`, burning in :mod:`loyalty.burning`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -16,21 +16,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_insert
-from core.errors import Conflict, InvalidInput, NotFound
+from core.db import among
+from core.errors import Conflict, InvalidInput
 from loyalty import ledger, requests
-from loyalty.earning import EarnRule, load_rule
-from loyalty.lots import CREATION, EXPIRE, GRANT, REFUND, SPEND, Change
-from loyalty.models import PointsEntry, PointsLot
+from loyalty.earn_rules import EarnRule, load_rule
+from loyalty.lots import EXPIRE, GRANT, Change
+from loyalty.models import PointsHold, PointsHoldLot, PointsLot
+from loyalty.points_check import Difference as Difference
+from loyalty.points_check import check as check
 
 MAX_GRANTS = 50_000
 MAX_POINTS = 10**9
-
-
-class NotEnough(Conflict):
-    """Fewer points can be spent than were asked for."""
-
-    reason = "insufficient_points"
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,8 @@ class Balance:
     pending: int = 0
     debt: int = 0
     next_expiry: datetime | None = None
+    held: int = 0
+    """Set aside by holds whose time is not over."""
 
 
 @dataclass(frozen=True)
@@ -49,35 +47,6 @@ class Granted:
 
     points: int
     available: int
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Points spent, and what could still be spent right after."""
-
-    points: int
-    available: int
-
-
-@dataclass(frozen=True)
-class Refunded:
-    """Points given back, of these over at once (their lot expired) and kept for a debt; the new balance."""
-
-    points: int
-    expired: int
-    repaid: int
-    available: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Where a stored number is not what the entries say."""
-
-    member_id: int
-    lot_id: int | None
-    what: str
-    stored: int
-    computed: int
 
 
 def grant_many(
@@ -100,26 +69,19 @@ def grant_many(
         )
     if any(not 0 < points <= MAX_POINTS for _, points, _ in rows):
         raise InvalidInput(f"A grant has 1 to {MAX_POINTS} points.", "points")
-    expires_at = (rule or load_rule(session)).expiry(now)
+    rule = rule or load_rule(session)
+    expires_at, snapshot = rule.expiry(now), dict[str, Any]()
     ledger.lock_members(session, (member_id for member_id, _, _ in rows))
-    snapshot: dict[str, Any] = {}
-    lots: Iterator[tuple[Any, ...]] = (
-        (member_id, points, points, now, expires_at, source_kind, source_id, snapshot, now)
-        for member_id, points, source_id in rows
+    lots = (
+        ledger.NewLot(member, points, now, expires_at, source_kind, source, snapshot, rule.rolling)
+        for member, points, source in rows
     )
-    new = bulk_insert(
-        session,
-        PointsLot.__table__,
-        ledger.LOT_COLUMNS,
-        lots,
-        conflict=["source_kind", "source_id"],
-        returning=["id", "member_id", "issued", "source_id"],
-    )
+    new = ledger.issue(session, lots, GRANT, now)
     if len(new) < len(rows):
         _check_same_grants(session, rows, source_kind)
-    changes = [Change(member, lot, GRANT, source, points) for lot, member, points, source in new]
-    ledger.write(session, changes, now)
-    ledger.repay_debts(session, {member: f"lot:{lot}" for lot, member, _, _ in new}, now)
+    if rule.rolling and expires_at is not None:
+        ledger.move_ends(session, {lot.member_id: expires_at for lot in new}, now)
+    ledger.repay_debts(session, {lot.member_id: f"lot:{lot.id}" for lot in new}, now)
     return len(new)
 
 
@@ -144,7 +106,7 @@ def take_back(session: Session, source_kind: str, granted: Mapping[str, int], no
 
 def grant(session: Session, member_id: int, points: int, *, idempotency_key: str, now: datetime) -> Granted:
     """Grant points on request of a shop's system; the same key with the same body answers the same."""
-    _check_points(points)
+    check_points(points)
     body = {"do": GRANT, "member": member_id, "points": points}
     before = requests.claim(session, idempotency_key, body, now)
     if before is not None:
@@ -174,127 +136,10 @@ def _check_same_grants(session: Session, rows: Sequence[tuple[int, int, str]], s
             )
 
 
-def spend(
-    session: Session,
-    member_id: int,
-    points: int,
-    *,
-    source_id: str,
-    idempotency_key: str,
-    now: datetime,
-) -> Spent:
-    """Spend points by nearest expiry for ``source_id`` (an order, a gift). :class:`NotEnough` if short.
-
-    The same key with the same body answers the same again; a source that spent before is a Conflict.
-    """
-    _check_points(points)
-    body = {"do": SPEND, "member": member_id, "points": points, "source_id": source_id}
-    before = requests.claim(session, idempotency_key, body, now)
-    if before is not None:
-        return Spent(**before)
-    ledger.lock_members(session, [member_id])
-    if _spent_by_lot(session, member_id, source_id):
-        raise Conflict(f"Points were spent on “{source_id}” before; name another source for a new spend.")
-    holding = ledger.holdings(session, [member_id], now)[member_id]
-    available = holding.available(now)
-    if available < points:
-        raise NotEnough(f"The member has {available} points to spend; {points} were asked for.")
-    drawn = holding.draw(points, available_at=now)
-    ledger.write(session, [Change(member_id, lot, SPEND, source_id, -share) for lot, share in drawn], now)
-    answer = Spent(points, available - points)
-    requests.remember(session, idempotency_key, asdict(answer))
-    return answer
-
-
-def _check_points(points: int) -> None:
+def check_points(points: int) -> None:
+    """InvalidInput unless points is 1 to 10^9."""
     if not 0 < points <= MAX_POINTS:
         raise InvalidInput(f"Take 1 to {MAX_POINTS} points.", "points")
-
-
-def _spent_by_lot(session: Session, member_id: int, source_id: str) -> dict[int, int]:
-    """Points of a spend that were not given back yet, by lot in the order they were taken."""
-    origin = spend_origin(source_id)
-    rows = session.execute(
-        sa.select(PointsEntry.lot_id, -sa.func.sum(PointsEntry.delta))
-        .where(
-            PointsEntry.member_id == member_id,
-            PointsEntry.lot_id.is_not(None),
-            sa.or_(
-                sa.and_(PointsEntry.kind == SPEND, PointsEntry.source_id == source_id),
-                sa.and_(PointsEntry.kind == REFUND, PointsEntry.origin == origin),
-            ),
-        )
-        .group_by(PointsEntry.lot_id)
-        .order_by(sa.func.min(PointsEntry.id))
-    )
-    return {lot_id: int(points) for lot_id, points in rows if lot_id is not None}
-
-
-def spend_origin(source_id: str) -> str:
-    """What a refund's entries name as their origin."""
-    return requests.fingerprint({"spend": source_id})
-
-
-def refund_spend(
-    session: Session,
-    member_id: int,
-    *,
-    source_id: str,
-    idempotency_key: str,
-    now: datetime,
-    points: int | None = None,
-) -> Refunded:
-    """Give spent points back to the lots they came from, the last taken first; None: all that is left.
-
-    What returns to a lot that is over expires at once; a debt is repaid first. NotFound: nothing was
-    spent on ``source_id``. Conflict: more than was spent.
-    """
-    if points is not None:
-        _check_points(points)
-    body = {"do": REFUND, "member": member_id, "points": points, "source_id": source_id}
-    before = requests.claim(session, idempotency_key, body, now)
-    if before is not None:
-        return Refunded(**before)
-    ledger.lock_members(session, [member_id])
-    spent = _spent_by_lot(session, member_id, source_id)
-    if not spent:
-        raise NotFound(f"The member spent no points on “{source_id}”.")
-    left = sum(spent.values())
-    wanted = left if points is None else points
-    if not 0 < wanted <= left:
-        raise Conflict(f"{left} points can still be given back for “{source_id}”; {wanted} were asked for.")
-    changes = _give_back(session, member_id, spent, wanted, idempotency_key, spend_origin(source_id), now)
-    ledger.write(session, changes, now)
-    repaid = ledger.repay_debts(session, {member_id: requests.fingerprint({"refund": idempotency_key})}, now)
-    expired = -sum(change.delta for change in changes if change.kind == EXPIRE)
-    answer = Refunded(wanted, expired, repaid, balance(session, member_id, now).available)
-    requests.remember(session, idempotency_key, asdict(answer))
-    return answer
-
-
-def _give_back(
-    session: Session,
-    member_id: int,
-    spent: dict[int, int],
-    wanted: int,
-    key: str,
-    origin: str,
-    now: datetime,
-) -> list[Change]:
-    over = set(
-        session.scalars(
-            sa.select(PointsLot.id).where(among(session, PointsLot.id, spent), ~ledger.not_over(now))
-        )
-    )
-    changes = []
-    for lot_id, taken in reversed(spent.items()):
-        share = min(wanted, taken)
-        wanted -= share
-        if share:
-            changes.append(Change(member_id, lot_id, REFUND, key, share, origin))
-        if share and lot_id in over:
-            changes.append(Change(member_id, lot_id, EXPIRE, key, -share))
-    return changes
 
 
 def expire(session: Session, now: datetime, limit: int) -> int:
@@ -322,7 +167,7 @@ def balance(session: Session, member_id: int, now: datetime) -> Balance:
 
 
 def balances(session: Session, member_ids: Iterable[int], now: datetime) -> dict[int, Balance]:
-    """The points of each of the members as of ``now``, in two queries; without any: zeros."""
+    """The points of each of the members as of ``now``, in three queries; without any: zeros."""
     ids = list(member_ids)
     usable = PointsLot.available_at <= now
     rows = session.execute(
@@ -335,81 +180,38 @@ def balances(session: Session, member_ids: Iterable[int], now: datetime) -> dict
         .where(among(session, PointsLot.member_id, ids), PointsLot.remaining > 0, ledger.not_over(now))
         .group_by(PointsLot.member_id)
     )
-    held = {member_id: (int(now_), int(later), expiry) for member_id, now_, later, expiry in rows}
-    owed = ledger.debts(session, ids)
-    return {
-        member_id: Balance(available, pending, owed.get(member_id, 0), expiry)
-        for member_id in ids
-        for available, pending, expiry in [held.get(member_id, (0, 0, None))]
-    }
-
-
-def check(session: Session) -> list[Difference]:
-    """Compute every lot and debt anew from the entries; each difference found, none when all is well."""
-    return [*_wrong_lots(session), *_entries_without_lot(session), *_overpaid_debts(session)]
-
-
-def _wrong_lots(session: Session) -> list[Difference]:
-    of_lot = (
-        sa.select(
-            PointsEntry.lot_id,
-            sa.func.sum(PointsEntry.delta).label("remaining"),
-            sa.func.sum(sa.case((PointsEntry.kind.in_(CREATION), PointsEntry.delta), else_=0)).label(
-                "issued"
-            ),
-            sa.func.min(PointsEntry.member_id).label("first"),
-            sa.func.max(PointsEntry.member_id).label("last"),
+    lots = {member_id: (int(now_), int(later), expiry) for member_id, now_, later, expiry in rows}
+    owed, held = ledger.debts(session, ids), _held(session, ids, now)
+    found = {}
+    for member_id in ids:
+        available, pending, expiry = lots.get(member_id, (0, 0, None))
+        set_aside, back, back_expiry = held.get(member_id, (0, 0, None))
+        # A hold whose time is over counts as released, swept or not: a debt takes from it first.
+        repaid = min(back, owed.get(member_id, 0))
+        if back > repaid:
+            expiry = min((end for end in (expiry, back_expiry) if end is not None), default=None)
+        found[member_id] = Balance(
+            available + back - repaid, pending, owed.get(member_id, 0) - repaid, expiry, set_aside
         )
-        .where(PointsEntry.lot_id.is_not(None))
-        .group_by(PointsEntry.lot_id)
-        .subquery()
-    )
-    left, issued = sa.func.coalesce(of_lot.c.remaining, 0), sa.func.coalesce(of_lot.c.issued, 0)
-    rows = session.execute(
-        sa.select(PointsLot.id, PointsLot.member_id, PointsLot.remaining, PointsLot.issued, left, issued)
-        .add_columns(sa.func.coalesce(of_lot.c.first, 0), sa.func.coalesce(of_lot.c.last, 0))
-        .outerjoin(of_lot, of_lot.c.lot_id == PointsLot.id)
-        .where(
-            sa.or_(
-                PointsLot.remaining != left,
-                PointsLot.issued != issued,
-                PointsLot.member_id != of_lot.c.first,
-                PointsLot.member_id != of_lot.c.last,
-            )
-        )
-        .order_by(PointsLot.id)
-    )
-    found = []
-    for lot_id, member_id, remaining, stored, left_, issued_, first, last in rows:
-        pairs = [("remaining", remaining, left_), ("issued", stored, issued_)]
-        pairs += [("member", member_id, other) for other in sorted({first, last} - {0})]
-        found += [
-            Difference(member_id, lot_id, what, int(have), int(computed))
-            for what, have, computed in pairs
-            if have != computed
-        ]
     return found
 
 
-def _entries_without_lot(session: Session) -> list[Difference]:
-    orphans = session.execute(
-        sa.select(PointsEntry.lot_id, sa.func.min(PointsEntry.member_id), sa.func.sum(PointsEntry.delta))
-        .where(
-            PointsEntry.lot_id.is_not(None),
-            ~sa.exists().where(PointsLot.id == PointsEntry.lot_id),
+def _held(
+    session: Session, member_ids: Iterable[int], now: datetime
+) -> dict[int, tuple[int, int, datetime | None]]:
+    """By member: points set aside; points of holds whose time is over, and when the first of these end."""
+    live = PointsHold.expires_at > now
+    back = sa.and_(~live, ledger.not_over(now))
+    rows = session.execute(
+        sa.select(
+            PointsHold.member_id,
+            sa.func.sum(sa.case((live, PointsHoldLot.points), else_=0)),
+            sa.func.sum(sa.case((back, PointsHoldLot.points), else_=0)),
+            sa.func.min(sa.case((back, PointsLot.expires_at))),
         )
-        .group_by(PointsEntry.lot_id)
-        .order_by(PointsEntry.lot_id)
+        .join(PointsHoldLot, PointsHoldLot.hold_id == PointsHold.id)
+        .join(PointsLot, PointsLot.id == PointsHoldLot.lot_id)
+        .where(among(session, PointsHold.member_id, member_ids), PointsHold.state == "held")
+        .group_by(PointsHold.member_id)
     )
-    return [Difference(member, lot_id, "missing lot", 0, int(total)) for lot_id, member, total in orphans]
-
-
-def _overpaid_debts(session: Session) -> list[Difference]:
-    total = sa.func.sum(PointsEntry.delta)
-    overpaid = session.execute(
-        sa.select(PointsEntry.member_id, total)
-        .where(PointsEntry.lot_id.is_(None))
-        .group_by(PointsEntry.member_id)
-        .having(total > 0)
-    )
-    return [Difference(member, None, "debt", 0, -int(paid)) for member, paid in overpaid]
+    return {member_id: (int(now_), int(free), end) for member_id, now_, free, end in rows}

@@ -1,54 +1,72 @@
-"""Codes at the till: redeemed on an order, and given back when the order is refunded.
+"""Codes at the till: redeemed on an order, by the code, by its hold, or by its member.
 
-Guarantees: a code is redeemed at most once at a time, decided under the lock of its own row; the
-same idempotency key with the same body answers the same, with another body it is refused.
+Guarantees: a code is redeemed at most once at a time, decided under the lock of its own row; a held code
+is redeemed only by its hold or for its order, and at most what was held is taken; the same idempotency
+key with the same body answers the same, with another body it is refused.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.errors import Conflict, InvalidInput, NotFound
+from core.db import lock_rows
+from core.errors import NotFound
 from core.models import Member
 from core.warehouse.replica import mark
-from loyalty import benefits, codes
-from loyalty.batches import EXPIRED, ISSUED, REDEEMED, REVOKED, current_state
-from loyalty.models import Coupon, CouponBatch, Redemption
+from loyalty import benefits, budgets, codes
+from loyalty.batches import EXPIRED, HELD, ISSUED, REDEEMED, find_batch
+from loyalty.models import Coupon, CouponBatch, CouponHold, Redemption
 from loyalty.requests import check_key, fingerprint, other_body
 from loyalty.sets import insert_new
+from loyalty.uses import (
+    REASONS,
+    RELEASED,
+    Basket,
+    Refused,
+    check_basket,
+    check_day,
+    check_offered,
+    check_usable,
+    find_locked,
+    live_hold,
+    lock_coupon,
+    locked_coupons,
+    resolve,
+    set_state,
+    take_budget,
+    unknown,
+    user_of,
+    without_old_hold,
+)
+
+__all__ = [
+    "REASONS",
+    "REDEMPTIONS",
+    "Redeemed",
+    "Refused",
+    "check_basket",
+    "check_usable",
+    "locked_coupons",
+    "redeem",
+    "redeem_for_member",
+    "redeem_hold",
+    "unknown",
+]
 
 REDEMPTIONS = "redemptions"
 """Name of the fact table of the warehouse."""
-
-
-class Refused(Conflict):
-    """A code that may not be used now; ``reason`` is one of :data:`REASONS`."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-REASONS = (
-    "archived",
-    "revoked",
-    "expired",
-    "not_yet_valid",
-    "already_redeemed",
-    "other_member",
-    "wrong_currency",
-    "below_min_spend",
-)
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Redeemed:
-    """A use of a code. ``rolled_back_at`` is set once the order was refunded."""
+    """A use of a code. ``rolled_back_at`` is set once the whole order was refunded; what came back of
+    the basket and of the discount so far is in the ``returned`` amounts."""
 
     redemption_id: int
     code: str
@@ -59,6 +77,8 @@ class Redeemed:
     currency: str
     redeemed_at: datetime
     rolled_back_at: datetime | None = None
+    returned_basket_minor: int = 0
+    returned_discount_minor: int = 0
 
 
 def redeem(
@@ -76,93 +96,177 @@ def redeem(
 
     InvalidInput: a typing error. NotFound: no such code. :class:`Refused` (a Conflict) says why it may
     not be used. A code held by a member may be redeemed without naming one (a till that does not know
-    its customer), never in another member's name.
+    its customer), never in another member's name. A code that is held for this order is taken from its
+    hold; a code that many use becomes a code of its own.
     """
-    code = codes.check(code)
-    _check_order(order_ref, basket_minor)
-    body = {
-        "code": code,
-        "order_ref": order_ref,
-        "basket_minor": basket_minor,
-        "currency": currency,
-        "member": member_external_id,
-    }
-    digest = fingerprint(body)
-    coupon = _lock_coupon(session, code)
-    before = _repeated(
-        session, Redemption.idempotency_key == check_key(idempotency_key), idempotency_key, digest
-    )
+    basket = Basket(order_ref, basket_minor, currency, member_external_id).checked()
+    digest = fingerprint({"code": codes.plain(code), **_body(basket)})
+    before = _repeated(session, idempotency_key, digest)
     if before is not None:
         return before
-    if coupon is None:
-        raise unknown(code)
-    check_usable(coupon, now)
-    check_basket(coupon, basket_minor, currency)
-    member_id = _redeemer(session, coupon, member_external_id)
-    off = benefits.discount(coupon.benefit, basket_minor)
+    coupon = find_locked(session, code, basket, idempotency_key, now)
+    before = _repeated(session, idempotency_key, digest)
+    return before or _use(session, coupon, basket, None, idempotency_key, digest, now)
+
+
+def redeem_hold(
+    session: Session,
+    hold_id: int,
+    *,
+    order_ref: str,
+    basket_minor: int,
+    currency: str,
+    member_external_id: str | None,
+    idempotency_key: str,
+    now: datetime,
+) -> Redeemed:
+    """Use the code of a hold, on whatever order the basket has become. NotFound: no such hold."""
+    basket = Basket(order_ref, basket_minor, currency, member_external_id).checked()
+    digest = fingerprint({"hold": hold_id, **_body(basket)})
+    code = session.scalar(
+        sa.select(Coupon.code)
+        .join(CouponHold, CouponHold.coupon_id == Coupon.id)
+        .where(CouponHold.id == hold_id)
+    )
+    if code is None:
+        raise NotFound(f"There is no hold {hold_id}.")
+    coupon = lock_coupon(session, code)
+    before = _repeated(session, idempotency_key, digest)
+    return before or _use(session, coupon, basket, hold_id, idempotency_key, digest, now)
+
+
+def redeem_for_member(
+    session: Session,
+    batch_name: str,
+    member_id: int,
+    *,
+    order_ref: str,
+    basket_minor: int,
+    currency: str,
+    idempotency_key: str,
+    now: datetime,
+) -> Redeemed:
+    """Use the member's best code of a batch: one held for this order, then the one that ends first."""
+    basket = Basket(order_ref, basket_minor, currency).checked()
+    batch = find_batch(session, batch_name)
+    digest = fingerprint({"batch": batch.id, "holder": member_id, **_body(basket)})
+    lock_rows(session, Member.__table__, [member_id])
+    before = _repeated(session, idempotency_key, digest)
+    if before is not None:
+        return before
+    rows = session.execute(
+        locked_coupons().where(
+            Coupon.batch_id == batch.id,
+            Coupon.member_id == member_id,
+            Coupon.state.in_((ISSUED, HELD)),
+            sa.or_(Coupon.valid_from.is_(None), Coupon.valid_from <= now),
+        )
+    ).all()
+    holds = {
+        held.coupon_id: held
+        for held in session.scalars(
+            sa.select(CouponHold).where(CouponHold.member_id == member_id, CouponHold.state == HELD)
+        )
+    }
+
+    def rank(coupon: Any) -> tuple[int, datetime, int] | None:
+        held = holds.get(coupon.id)
+        mine = held is not None and held.order_ref == order_ref and held.expires_at > now
+        taken = coupon.state == HELD and not mine and (held is None or held.expires_at > now)
+        over = coupon.valid_until is not None and coupon.valid_until <= now and not mine
+        return None if taken or over else (not mine, coupon.valid_until or _NEVER, coupon.id)
+
+    ranked = sorted((place, row) for row in rows if (place := rank(row)) is not None)
+    if not ranked:
+        raise Refused("no_coupon", f"The member has no code of the offer “{batch_name}” to use now.")
+    return _use(session, ranked[0][1], basket, None, idempotency_key, digest, now)
+
+
+def _body(basket: Basket) -> dict[str, Any]:
+    return {
+        "order_ref": basket.order_ref,
+        "basket_minor": basket.basket_minor,
+        "currency": basket.currency,
+        "member": basket.member,
+    }
+
+
+def _use(
+    session: Session,
+    coupon: Any,
+    basket: Basket,
+    hold_id: int | None,
+    key: str,
+    digest: str,
+    now: datetime,
+) -> Redeemed:
+    """Redeem a locked code; of a live hold, its own or its order's, at most what it held."""
+    held = _hold_to_take(session, coupon, basket, hold_id, now)
+    if held is None:
+        coupon = without_old_hold(session, coupon, now)
+        check_usable(coupon, now)
+    else:
+        check_offered(coupon)
+    check_basket(coupon, basket.basket_minor, basket.currency)
+    member_id = user_of(session, coupon, basket.member)
+    off = benefits.discount(coupon.benefit, basket.basket_minor)
+    if held is None:
+        check_day(session, coupon, member_id, now)
+        take_budget(session, coupon, off)
+    else:
+        off = min(off, held.discount_minor)
+        resolve(session, held, REDEEMED, now)
+        budgets.give_back(session, coupon.batch_id, coupon.budget_minor, held.discount_minor - off)
     values = {
         "coupon_id": coupon.id,
         "member_id": member_id,
-        "order_ref": order_ref,
-        "basket_minor": basket_minor,
+        "order_ref": basket.order_ref,
+        "basket_minor": basket.basket_minor,
         "discount_minor": off,
-        "currency": currency,
+        "currency": basket.currency,
         "redeemed_at": now,
-        "idempotency_key": idempotency_key,
+        "idempotency_key": check_key(key),
         "request_hash": digest,
+        "returned_basket_minor": 0,
+        "returned_discount_minor": 0,
     }
-    key = insert_new(session, Redemption.__table__, values, ["idempotency_key"])
-    if key is None:  # another code, at the same moment, with the same key
-        raise other_body(idempotency_key)
-    _set_state(session, coupon.id, REDEEMED)
+    new = insert_new(session, Redemption.__table__, values, ["idempotency_key"])
+    if new is None:  # another code, at the same moment, with the same key
+        raise other_body(key)
+    set_state(session, coupon.id, REDEEMED)
     mark(session, REDEMPTIONS, [now])
-    return Redeemed(key[0], code, coupon.batch, order_ref, basket_minor, off, currency, now)
-
-
-def _check_order(order_ref: str, basket_minor: int) -> None:
-    if not 0 < len(order_ref) <= 128:
-        raise InvalidInput("Name the order in 1 to 128 characters.", "order_ref")
-    if not 0 <= basket_minor <= benefits.MAX_AMOUNT_MINOR:
-        raise InvalidInput("The basket is a whole number of minor units, 0 or more.", "basket_minor")
-
-
-def unknown(code: str) -> NotFound:
-    return NotFound(f"The code {code} is not known here. It was typed correctly; ask where it comes from.")
-
-
-def _lock_coupon(session: Session, code: str) -> sa.Row[Any] | None:
-    """The code with its batch, its row locked: nothing that decides is read before."""
-    return session.execute(locked_coupons().where(Coupon.code == code)).one_or_none()
-
-
-def locked_coupons() -> sa.Select[*tuple[Any, ...]]:
-    """Codes with what decides about them, their rows locked in id order when it is run."""
-    return (
-        sa.select(
-            Coupon.id,
-            Coupon.code,
-            Coupon.state,
-            Coupon.member_id,
-            Coupon.valid_from,
-            Coupon.valid_until,
-            CouponBatch.name.label("batch"),
-            CouponBatch.benefit,
-            CouponBatch.currency,
-            CouponBatch.min_spend_minor,
-            CouponBatch.archived_at,
-        )
-        .join(CouponBatch, CouponBatch.id == Coupon.batch_id)
-        .order_by(Coupon.id)
-        .with_for_update(of=Coupon, key_share=True)
+    return Redeemed(
+        new[0], coupon.code, coupon.batch, basket.order_ref, basket.basket_minor, off, basket.currency, now
     )
 
 
-def _repeated(session: Session, where: sa.ColumnElement[bool], key: str, digest: str) -> Redeemed | None:
+def _hold_to_take(
+    session: Session, coupon: Any, basket: Basket, hold_id: int | None, now: datetime
+) -> CouponHold | None:
+    """The live hold that this use may take: the one named, or the one of this order."""
+    if hold_id is None:
+        held = live_hold(session, coupon.id) if coupon.state == HELD else None
+        mine = held is not None and held.order_ref == basket.order_ref and held.expires_at > now
+        return held if mine else None
+    found = session.get_one(CouponHold, hold_id, populate_existing=True)
+    if found.state == REDEEMED:
+        raise Refused("already_redeemed", f"The hold {hold_id} was redeemed already.")
+    if found.state == RELEASED:
+        raise Refused("hold_released", f"The hold {hold_id} was released; hold the code again.")
+    if found.state == EXPIRED or found.expires_at <= now:
+        raise Refused(
+            "hold_expired",
+            f"The hold {hold_id} was good until {found.expires_at:%Y-%m-%d %H:%M} UTC; hold the code again.",
+        )
+    return found
+
+
+def _repeated(session: Session, key: str, digest: str) -> Redeemed | None:
     row = session.execute(
         sa.select(Redemption, Coupon.code, CouponBatch.name)
         .join(Coupon, Coupon.id == Redemption.coupon_id)
         .join(CouponBatch, CouponBatch.id == Coupon.batch_id)
-        .where(where)
+        .where(Redemption.idempotency_key == check_key(key))
         .execution_options(populate_existing=True)
     ).one_or_none()
     if row is None:
@@ -170,11 +274,12 @@ def _repeated(session: Session, where: sa.ColumnElement[bool], key: str, digest:
     found, code, batch = row
     if found.request_hash != digest:
         raise other_body(key)
-    return _answer(found, code, batch)
-
-
-def _answer(found: Redemption, code: str, batch: str, rolled_back_at: datetime | None = None) -> Redeemed:
     # The answer of a redemption stays what it was, also after its order was refunded.
+    return replace(answer(found, code, batch), returned_basket_minor=0, returned_discount_minor=0)
+
+
+def answer(found: Redemption, code: str, batch: str, rolled_back_at: datetime | None = None) -> Redeemed:
+    """A stored use as it is told."""
     return Redeemed(
         found.id,
         code,
@@ -185,86 +290,6 @@ def _answer(found: Redemption, code: str, batch: str, rolled_back_at: datetime |
         found.currency,
         found.redeemed_at,
         rolled_back_at,
+        found.returned_basket_minor,
+        found.returned_discount_minor,
     )
-
-
-def check_usable(coupon: Any, now: datetime) -> None:
-    """Raises :class:`Refused` for a row of :func:`locked_coupons` that may not be used at ``now``."""
-    code = coupon.code
-    state = current_state(coupon.state, coupon.valid_until, now)
-    if state == REDEEMED:
-        raise Refused("already_redeemed", f"The code {code} was redeemed already.")
-    if state == REVOKED:
-        raise Refused("revoked", f"The code {code} was revoked.")
-    if coupon.archived_at is not None:
-        raise Refused("archived", f"The offer “{coupon.batch}” of the code {code} was withdrawn.")
-    if state == EXPIRED:
-        raise Refused("expired", f"The code {code} was valid until {coupon.valid_until:%Y-%m-%d %H:%M} UTC.")
-    if coupon.valid_from is not None and now < coupon.valid_from:
-        raise Refused(
-            "not_yet_valid", f"The code {code} is valid from {coupon.valid_from:%Y-%m-%d %H:%M} UTC."
-        )
-
-
-def check_basket(coupon: Any, basket_minor: int, currency: str) -> None:
-    """Raises :class:`Refused` for a basket that the batch is not for."""
-    if currency != coupon.currency:
-        raise Refused(
-            "wrong_currency", f"The code {coupon.code} is for {coupon.currency}; the basket is in {currency}."
-        )
-    if basket_minor < coupon.min_spend_minor:
-        raise Refused(
-            "below_min_spend",
-            f"The code {coupon.code} needs a basket of {coupon.min_spend_minor} minor units of {currency}; "
-            f"this one has {basket_minor}.",
-        )
-
-
-def _redeemer(session: Session, coupon: sa.Row[Any], external_id: str | None) -> int | None:
-    if external_id is None:
-        return coupon.member_id  # type: ignore[no-any-return]
-    ids = session.scalars(sa.select(Member.id).where(Member.external_id == external_id).limit(2)).all()
-    if coupon.member_id is None:  # anybody's code; a customer we do not know (or not surely) stays unnamed
-        return ids[0] if len(ids) == 1 else None
-    if coupon.member_id not in ids:
-        raise Refused("other_member", f"The code {coupon.code} belongs to another member.")
-    return coupon.member_id  # type: ignore[no-any-return]
-
-
-def _set_state(session: Session, coupon_id: int, state: str) -> None:
-    session.execute(
-        sa.update(Coupon).where(Coupon.id == coupon_id).values(state=state),
-        execution_options={"synchronize_session": False},
-    )
-
-
-def rollback(session: Session, code: str, *, order_ref: str, idempotency_key: str, now: datetime) -> Redeemed:
-    """Give the code back after its order was refunded, whole; it lives on until its own end.
-
-    NotFound: no such code. Conflict: the code is not redeemed on that order.
-    """
-    code = codes.check(code)
-    coupon = _lock_coupon(session, code)
-    if coupon is None:
-        raise unknown(code)
-    before = session.scalars(
-        sa.select(Redemption).where(Redemption.rollback_key == check_key(idempotency_key))
-    ).one_or_none()
-    if before is not None:
-        if (before.coupon_id, before.order_ref) != (coupon.id, order_ref):
-            raise other_body(idempotency_key)
-        return _answer(before, code, coupon.batch, before.rolled_back_at)
-    live = session.scalars(
-        sa.select(Redemption)
-        .where(Redemption.coupon_id == coupon.id, Redemption.rolled_back_at.is_(None))
-        .execution_options(populate_existing=True)
-    ).one_or_none()
-    if live is None or live.order_ref != order_ref:
-        raise Conflict(
-            f"The code {code} is not redeemed on the order “{order_ref}”; nothing was rolled back."
-        )
-    live.rolled_back_at, live.rollback_key = now, idempotency_key
-    session.flush()
-    _set_state(session, coupon.id, current_state(ISSUED, coupon.valid_until, now))
-    mark(session, REDEMPTIONS, [live.redeemed_at])
-    return _answer(live, code, coupon.batch, now)

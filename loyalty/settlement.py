@@ -1,4 +1,5 @@
-"""Coupons on imported orders: a paid order redeems its code, one that is wholly undone gives it back.
+"""Coupons on imported orders: a paid order redeems its code, a refund gives back its share, one that is
+wholly undone the code itself.
 
 Guarantees: an order redeems a code once, however often it is imported or its to-do row is seen, and
 whether the till had redeemed it through the API before or not; whatever decides is read after the
@@ -10,31 +11,48 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import ROUND_HALF_UP, Decimal
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import audit
-from core.db import among, bulk_insert
-from core.models import AuditEntry, Order, Todo
+from core.db import among, bulk_insert, lock_rows
+from core.errors import Conflict
+from core.models import AuditEntry, Member, Order, Todo
 from core.warehouse.replica import mark
-from loyalty import benefits, codes
-from loyalty.batches import EXPIRED, ISSUED, REDEEMED
-from loyalty.models import Coupon, Redemption
-from loyalty.redemptions import REDEMPTIONS, Refused, check_basket, check_usable, locked_coupons
+from loyalty import budgets
+from loyalty.batches import EXPIRED, HELD, REDEEMED, day_start, zone_of
+from loyalty.issuing import issue_detailed
+from loyalty.models import Coupon, CouponBatch, CouponHold, Redemption
+from loyalty.redemptions import REDEMPTIONS
 from loyalty.requests import fingerprint
+from loyalty.settlement_plan import (
+    BACK,
+    Limits,
+    Part,
+    Plan,
+    Use,
+    basket_before,
+    decide,
+    discount_of,
+    is_gone,
+    money_of,
+    normalised,
+)
+from loyalty.uses import (
+    Refused,
+    give_codes_back,
+    locked_coupons,
+    resolve,
+)
 
+__all__ = ["QUEUE", "Settled", "basket_before", "discount_of", "locked_coupons", "settle_orders"]
 QUEUE = "loyalty.coupons"
 ACTOR = "settlement"
 """Who the audit rows of refusals name."""
-_KEY = "order:"
-_BACK = "settled:"
-"""Starts of the idempotency keys of the redemptions and rollbacks made here."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +63,8 @@ class Settled:
     redeemed: int = 0
     rolled_back: int = 0
     refused: int = 0
-
-
-class _Use(NamedTuple):
-    """A redemption to write."""
-
-    coupon: Any
-    order: Any
-    key: str
-    basket_minor: int
-    discount_minor: int
-
-
-@dataclass
-class _Plan:
-    uses: list[_Use] = field(default_factory=list)
-    back: list[Any] = field(default_factory=list)
-    refusals: list[tuple[Any, Refused]] = field(default_factory=list)
+    returned: int = 0
+    """Redemptions of which a part came back."""
 
 
 def settle_orders(session: Session, now: datetime, limit: int) -> Settled:
@@ -77,12 +80,20 @@ def settle_orders(session: Session, now: datetime, limit: int) -> Settled:
         return Settled()
     order_ids = sorted({order_id for _, order_id in todos})
     coupons, orders = _locked(session, order_ids)
-    plan = decide(orders, coupons, _redemptions(session, orders, coupons))
-    _give_back(session, plan.back, now)
+    named, refusals = _named(session, orders, coupons)
+    redemptions = _redemptions(session, orders, coupons)
+    by_id = {coupon.id: coupon for coupon in coupons.values()}
+    limits = _limits(session, by_id, orders, now)
+    plan = decide(orders, named, redemptions, limits, by_id)
+    plan.refusals.extend(refusals)
+    _end_holds(session, plan, now)
+    _return_parts(session, plan.parts)
+    _give_back(session, plan.back, by_id, now)
     redeemed = _redeem(session, plan.uses)
+    budgets.move(session, money_of(plan, by_id))
     refused = _keep_refusals(session, plan.refusals, now)
     session.execute(sa.delete(Todo).where(among(session, Todo.id, (todo_id for todo_id, _ in todos))))
-    return Settled(len(todos), redeemed, len(plan.back), refused)
+    return Settled(len(todos), redeemed, len(plan.back), refused, len(plan.parts))
 
 
 def _orders(session: Session, order_ids: Iterable[int]) -> Sequence[Any]:
@@ -114,19 +125,164 @@ def _locked(session: Session, order_ids: Sequence[int]) -> tuple[dict[str, Any],
     named = sa.select(Coupon.id).where(
         among(session, Coupon.code, {normalised(order.coupon_code) for order in orders})
     )
+    refs = {order.external_id for order in orders}
     used = sa.select(Redemption.coupon_id).where(
-        among(session, Redemption.order_ref, {order.external_id for order in orders}),
-        Redemption.rolled_back_at.is_(None),
+        among(session, Redemption.order_ref, refs), Redemption.rolled_back_at.is_(None)
     )
-    ids = session.scalars(sa.union(named, used)).all()
+    held = sa.select(CouponHold.coupon_id).where(
+        among(session, CouponHold.order_ref, refs), CouponHold.state == HELD
+    )
+    ids = session.scalars(sa.union(named, used, held)).all()
+    _lock_members(session, ids, orders)
     coupons = session.execute(locked_coupons().where(among(session, Coupon.id, ids))).all()
     return {coupon.code: coupon for coupon in coupons}, _orders(session, order_ids)
 
 
-def normalised(text: str | None) -> str | None:
-    """An order's code as codes are stored; None where none of ours can be meant."""
-    found = codes.normalise(text or "")
-    return found if codes.MIN_RANDOM_CHARS < len(found) <= codes.MAX_LENGTH else None
+def _lock_members(session: Session, ids: Sequence[int], orders: Sequence[Any]) -> None:
+    """Where a batch counts a member's uses of a day, the members come first: the till does so too."""
+    counted = sa.exists().where(
+        among(session, Coupon.id, ids),
+        CouponBatch.id == Coupon.batch_id,
+        CouponBatch.daily_per_member_limit.is_not(None),
+    )
+    limited = sa.exists().where(
+        among(session, CouponBatch.generic_code, {normalised(order.coupon_code) for order in orders}),
+        sa.or_(CouponBatch.per_member_limit.is_not(None), CouponBatch.daily_per_member_limit.is_not(None)),
+    )
+    if session.scalar(sa.select(sa.or_(counted, limited))):
+        lock_rows(session, Member.__table__, sorted({order.member_id for order in orders}))
+
+
+def _named(
+    session: Session, orders: Sequence[Any], coupons: dict[str, Any]
+) -> tuple[dict[int, Any], list[tuple[Any, Refused]]]:
+    """The code that each order names, by order id. Of a code that many use it is the order's own one,
+    made where there is none yet (and added to ``coupons``); limits that forbid it are refusals."""
+    found = {order.id: coupons.get(normalised(order.coupon_code) or "") for order in orders}
+    names = {normalised(order.coupon_code) for order in orders if found[order.id] is None}
+    batches = {
+        batch.generic_code: batch
+        for batch in session.scalars(
+            sa.select(CouponBatch).where(among(session, CouponBatch.generic_code, names))
+        )
+    }
+    if not batches:
+        return found, []
+    own = _own_codes(session, orders, [batch.id for batch in batches.values()])
+    groups: dict[tuple[str, datetime], list[Any]] = defaultdict(list)
+    for order in orders:
+        batch = batches.get(normalised(order.coupon_code)) if found[order.id] is None else None
+        if batch is None or is_gone(order) or (batch.id, order.external_id) in own:
+            continue
+        day = day_start(order.ordered_at, zone_of(batch.timezone))
+        groups[str(batch.generic_code), day].append(order)
+    refusals: list[tuple[Any, Refused]] = []
+    for (code, _), some in groups.items():  # a handful: the batches and days of one lot of orders
+        own.update(_make_own(session, batches[code], some, refusals))
+    made = locked_coupons().where(among(session, Coupon.code, set(own.values()) - coupons.keys()))
+    coupons.update({coupon.code: coupon for coupon in session.execute(made)})
+    for order in orders:
+        batch = batches.get(normalised(order.coupon_code)) if found[order.id] is None else None
+        if batch is not None:
+            found[order.id] = coupons.get(own.get((batch.id, order.external_id), ""))
+    return found, refusals
+
+
+def _own_codes(
+    session: Session, orders: Sequence[Any], batch_ids: Sequence[int]
+) -> dict[tuple[int, str], str]:
+    """Codes of these batches that were used on, or are held for, the orders: (batch, order) → code."""
+    refs = {order.external_id for order in orders}
+    tables = ((Redemption, Redemption.id > 0), (CouponHold, CouponHold.state == HELD))
+    own: dict[tuple[int, str], str] = {}
+    for table, live in tables:
+        rows = session.execute(
+            sa.select(Coupon.batch_id, table.order_ref, Coupon.code)
+            .join(Coupon, Coupon.id == table.coupon_id)
+            .where(among(session, table.order_ref, refs), among(session, Coupon.batch_id, batch_ids), live)
+            .order_by(table.id)
+        )
+        own.update({(batch_id, ref): code for batch_id, ref, code in rows})
+    return own
+
+
+def _make_own(
+    session: Session, batch: CouponBatch, orders: Sequence[Any], refusals: list[tuple[Any, Refused]]
+) -> dict[tuple[int, str], str]:
+    """A code of their own for orders of one day that name the code that many use."""
+    keys = {order.id: f"generic:{batch.id}:{fingerprint({'order': order.id})}" for order in orders}
+    rows = [(order.member_id, keys[order.id]) for order in orders]
+    try:
+        issued = issue_detailed(session, batch, rows, min(order.ordered_at for order in orders))
+    except Conflict as error:  # archived, or over when the orders were placed
+        reason = "archived" if batch.archived_at is not None else "expired"
+        refusals.extend((order, Refused(reason, str(error))) for order in orders)
+        return {}
+    for order in orders:
+        reason = issued.refused.get(keys[order.id], "")
+        if reason:
+            refusals.append((order, Refused(reason, f"The offer “{batch.name}”: {reason}.")))
+    return {
+        (batch.id, order.external_id): issued.codes[keys[order.id]]
+        for order in orders
+        if keys[order.id] in issued.codes
+    }
+
+
+def _limits(session: Session, by_id: Mapping[int, Any], orders: Sequence[Any], now: datetime) -> Limits:
+    limits = Limits(now)
+    found = session.scalars(
+        sa.select(CouponHold)
+        .where(among(session, CouponHold.coupon_id, by_id), CouponHold.state == HELD)
+        .execution_options(populate_existing=True)
+    )
+    limits.holds = {held.coupon_id: held for held in found}
+    batches = sorted({coupon.batch_id for coupon in by_id.values() if coupon.budget_minor is not None})
+    if batches:
+        lock_rows(session, CouponBatch.__table__, batches)
+        left = CouponBatch.budget_minor - CouponBatch.budget_used_minor
+        limits.money = {
+            batch: int(money or 0)
+            for batch, money in session.execute(
+                sa.select(CouponBatch.id, left).where(among(session, CouponBatch.id, batches))
+            )
+        }
+    zones = {c.batch_id: zone_of(c.timezone) for c in by_id.values() if c.daily_per_member_limit is not None}
+    if zones:
+        _count_days(session, limits, zones, orders, now)
+    return limits
+
+
+def _count_days(
+    session: Session, limits: Limits, zones: Mapping[int, Any], orders: Sequence[Any], now: datetime
+) -> None:
+    """Uses and live holds of the orders' members, from the day before the first order to the last's."""
+    members = {order.member_id for order in orders}
+    first = min(order.ordered_at for order in orders) - timedelta(days=2)
+    used = (
+        sa.select(Coupon.batch_id, Redemption.member_id, Redemption.redeemed_at)
+        .join(Coupon, Coupon.id == Redemption.coupon_id)
+        .where(
+            among(session, Coupon.batch_id, zones),
+            among(session, Redemption.member_id, members),
+            Redemption.rolled_back_at.is_(None),
+            Redemption.redeemed_at >= first,
+        )
+    )
+    held = (
+        sa.select(Coupon.batch_id, CouponHold.member_id)
+        .join(Coupon, Coupon.id == CouponHold.coupon_id)
+        .where(
+            among(session, Coupon.batch_id, zones),
+            among(session, CouponHold.member_id, members),
+            CouponHold.state == HELD,
+            CouponHold.expires_at > now,
+        )
+    )
+    for batch_id, member_id, at in session.execute(used):
+        limits.day[batch_id, member_id, day_start(at, zones[batch_id])] += 1
+    for batch_id, member_id in session.execute(held):
+        limits.day[batch_id, member_id, day_start(now, zones[batch_id])] += 1
 
 
 def _redemptions(session: Session, orders: Sequence[Any], coupons: Mapping[str, Any]) -> Sequence[Any]:
@@ -145,123 +301,56 @@ def _redemptions(session: Session, orders: Sequence[Any], coupons: Mapping[str, 
             Redemption.redeemed_at,
             Redemption.rolled_back_at,
             Redemption.rollback_key,
+            Redemption.basket_minor,
+            Redemption.discount_minor,
+            Redemption.returned_basket_minor,
+            Redemption.returned_discount_minor,
         )
         .where(sa.or_(taken, here))
         .order_by(Redemption.id)
     ).all()
 
 
-def decide(orders: Sequence[Any], coupons: Mapping[str, Any], redemptions: Sequence[Any]) -> _Plan:
-    """What is to be written for these orders, oldest first. Pure."""
-    plan = _Plan()
-    taken = {found.coupon_id for found in redemptions if found.rolled_back_at is None}
-    on_order = defaultdict(list)
-    for found in redemptions:
-        on_order[found.order_ref].append(found)
-    wanted = [(order, coupons.get(normalised(order.coupon_code) or "")) for order in orders]
-    # First what comes back: a code that one of these orders frees may be the one another uses.
-    for order, coupon in wanted:
-        for found in on_order[order.external_id]:
-            if found.rolled_back_at is None and _is_undone(order, coupon, found):
-                plan.back.append(found)
-                taken.discard(found.coupon_id)
-    for order, coupon in wanted:
-        if coupon is None or _is_gone(order):
-            continue
-        earlier = on_order[order.external_id]
-        if any(found.coupon_id == coupon.id and _stands(found) for found in earlier):
-            continue
-        try:
-            use = _use(order, coupon, coupon.id in taken, sum(_made_here(order, found) for found in earlier))
-        except Refused as refusal:
-            plan.refusals.append((order, refusal))
-            continue
-        plan.uses.append(use)
-        taken.add(coupon.id)
-    return plan
+def _end_holds(session: Session, plan: Plan, now: datetime) -> None:
+    for held in plan.over:
+        resolve(session, held, EXPIRED, now)
+    for use in plan.uses:
+        if use.held is not None:
+            resolve(session, use.held, REDEEMED, now)
 
 
-def _is_gone(order: Any) -> bool:
-    wholly = order.status == "refunded" and order.refunded_minor >= order.total_minor
-    return bool(order.status == "cancelled" or wholly)
+def _return_parts(session: Session, parts: Sequence[Part]) -> None:
+    table = Redemption.__table__
+    assert isinstance(table, sa.Table)
+    if not parts:
+        return
+    session.connection().execute(
+        sa.update(table)
+        .where(table.c.id == sa.bindparam("redemption"))
+        .values(returned_basket_minor=sa.bindparam("basket"), returned_discount_minor=sa.bindparam("off")),
+        [
+            {"redemption": part.found.id, "basket": part.basket_minor, "off": part.discount_minor}
+            for part in parts
+        ],
+    )
+    mark(session, REDEMPTIONS, [part.found.redeemed_at for part in parts])
 
 
-def _is_undone(order: Any, coupon: Any, found: Any) -> bool:
-    """Whether a live use ends: its order is undone, or it was made here and names another code now."""
-    if coupon is not None and found.coupon_id == coupon.id:
-        return _is_gone(order)
-    return _made_here(order, found)
-
-
-def _made_here(order: Any, found: Any) -> bool:
-    key = f"{_KEY}{order.id}"
-    return bool(found.idempotency_key == key or found.idempotency_key.startswith(f"{key}:"))
-
-
-def _stands(found: Any) -> bool:
-    """Whether a use on the order stays as it is: it lives, or the till gave it back by itself."""
-    return found.rolled_back_at is None or not found.rollback_key.startswith(_BACK)
-
-
-def _use(order: Any, coupon: Any, taken: bool, times: int) -> _Use:
-    """The redemption of a code on an order, made here ``times`` before. Raises Refused."""
-    check_usable(_as_of(coupon, order.ordered_at, taken), order.ordered_at)
-    if coupon.member_id is not None and coupon.member_id != order.member_id:
-        raise Refused("other_member", f"The code {coupon.code} belongs to another member.")
-    basket = basket_before(coupon.benefit, order.total_minor, order.discount_minor)
-    check_basket(coupon, basket, order.currency)
-    key = f"{_KEY}{order.id}" if not times else f"{_KEY}{order.id}:{times}"
-    return _Use(coupon, order, key, basket, discount_of(coupon.benefit, basket, order.discount_minor))
-
-
-def _as_of(coupon: Any, at: datetime, taken: bool) -> Any:
-    """The code as it was when the order was placed: a file may arrive long after its end."""
-    state = REDEEMED if taken else coupon.state
-    was_valid = coupon.valid_until is None or coupon.valid_until > at
-    if not taken and (state == REDEEMED or (state == EXPIRED and was_valid)):
-        state = ISSUED
-    archived_at = coupon.archived_at if coupon.archived_at is not None and coupon.archived_at <= at else None
-    return SimpleNamespace(**{**coupon._mapping, "state": state, "archived_at": archived_at})
-
-
-def basket_before(benefit: Mapping[str, Any], total_minor: int, discount_minor: int) -> int:
-    """What the lines cost before discounts. A file without discounts tells only what was paid: then
-    the coupon's own discount is added back."""
-    if discount_minor > 0:
-        return total_minor + discount_minor
-    if benefit["type"] == "fixed":
-        return total_minor + int(benefit["amount"])
-    share = 1 - Decimal(benefit["percent"]) / 100
-    cap = benefit.get("max_amount")
-    if not share:  # the whole basket: without a cap nothing is left that would tell how much it was
-        return total_minor + int(cap or 0)
-    whole = int((total_minor / share).to_integral_value(ROUND_HALF_UP))
-    return whole if cap is None else min(whole, total_minor + int(cap))
-
-
-def discount_of(benefit: Mapping[str, Any], basket_minor: int, stated_minor: int) -> int:
-    """What the code took off: the order's own discount where the batch can have given it, else the
-    benefit's arithmetic (an order's discount may hold other promotions too)."""
-    most = benefits.discount(benefit, basket_minor)
-    return stated_minor if 0 < stated_minor <= most else most
-
-
-def _give_back(session: Session, back: Sequence[Any], now: datetime) -> None:
+def _give_back(session: Session, back: Sequence[Any], by_id: Mapping[int, Any], now: datetime) -> None:
     if not back:
         return
     session.execute(
         sa.update(Redemption)
         .where(among(session, Redemption.id, (found.id for found in back)))
-        .values(rolled_back_at=now, rollback_key=sa.literal(_BACK) + sa.cast(Redemption.id, sa.String)),
+        .values(
+            rolled_back_at=now,
+            rollback_key=sa.literal(BACK) + sa.cast(Redemption.id, sa.String),
+            returned_basket_minor=Redemption.basket_minor,
+            returned_discount_minor=Redemption.discount_minor,
+        ),
         execution_options={"synchronize_session": False},
     )
-    over = sa.and_(Coupon.valid_until.is_not(None), Coupon.valid_until <= now)
-    session.execute(
-        sa.update(Coupon)
-        .where(among(session, Coupon.id, (found.coupon_id for found in back)))
-        .values(state=sa.case((over, EXPIRED), else_=ISSUED)),
-        execution_options={"synchronize_session": False},
-    )
+    give_codes_back(session, [by_id[found.coupon_id] for found in back], now)
     mark(session, REDEMPTIONS, [found.redeemed_at for found in back])
 
 
@@ -275,10 +364,12 @@ _COLUMNS = (
     "redeemed_at",
     "idempotency_key",
     "request_hash",
+    "returned_basket_minor",
+    "returned_discount_minor",
 )
 
 
-def _redeem(session: Session, uses: Sequence[_Use]) -> int:
+def _redeem(session: Session, uses: Sequence[Use]) -> int:
     """Write the uses; how many were new."""
     if not uses:
         return 0
@@ -293,6 +384,7 @@ def _redeem(session: Session, uses: Sequence[_Use]) -> int:
             use.order.ordered_at,
             use.key,
             fingerprint({"code": use.coupon.code, "order": use.order.id}),
+            *use.returned_minor,
         )
         for use in uses
     )

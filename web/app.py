@@ -27,6 +27,7 @@ from web.console import (
     campaigns,
     channels,
     delivery_rules,
+    groups,
     insights,
     lists,
     loyalty,
@@ -36,7 +37,9 @@ from web.console import (
     points,
     predictions,
     promotions,
+    referrals,
     results,
+    review,
     rules,
     scoring,
     segments,
@@ -44,6 +47,7 @@ from web.console import (
     settings_pages,
     tags,
     template_editor,
+    tiers,
     wording,
 )
 from web.refusals import said
@@ -62,6 +66,7 @@ PAGES = (
     loyalty,
     promotions,
     points,
+    tiers,
     channels,
     template_editor,
     wording,
@@ -71,6 +76,9 @@ PAGES = (
     settings_pages,
     scoring,
     session,
+    review,
+    referrals,
+    groups,
 )
 _ERROR_TEXTS = {
     400: lazy_gettext("The request could not be read. Go back, and try again."),

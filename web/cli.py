@@ -6,7 +6,7 @@ import logging
 
 import click
 
-from web.commands import campaigns, clv, data, price, recommend, segments, services, wechat
+from web.commands import campaigns, clv, coupons, data, points, price, recommend, segments, services, wechat
 from web.commands.common import Group
 
 
@@ -23,8 +23,10 @@ for command in (
     data.refresh,
     segments.group,
     campaigns.group,
+    coupons.group,
     recommend.group,
     price.price,
+    points.group,
     campaigns.deliver,
     clv.group,
     wechat.group,

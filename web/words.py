@@ -85,6 +85,17 @@ _WORDS: dict[str, dict[str, object]] = {
         "debt": _("Debt"),
         "repay": _("Debt repaid"),
         "adjust": _("Adjusted"),
+        "hold": _("Held"),
+        "release": _("Released"),
+        "transfer": _("Given to a member"),
+        "receive": _("Received from a member"),
+    },
+    "adjustment": {"pending": _("Waits"), "done": _("Done"), "refused": _("Refused")},
+    "tier_move": {
+        "reached": _("Reached"),
+        "review": _("Review"),
+        "kept": _("Kept"),
+        "removed": _("Tier removed"),
     },
     "job": {"running": _("Running"), "done": _("Done"), "failed": _("Failed")},
     "role": {

@@ -41,7 +41,8 @@ class Field:
     name: str
     type: str
     column: str
-    """``table.column`` of the query: m (members), s (snapshot), r (predictions), p (points), c (consents)."""
+    """``table.column`` of the query: m (members), s (snapshot), r (predictions), p (points), t (tiers),
+    c (consents)."""
     en: str
     zh: str
     choices: tuple[str, ...] = ()
@@ -87,6 +88,7 @@ _FIELDS = (
     Field("has_wechat", FLAG, "m.has_wechat", "Has WeChat", "有微信"),
     Field("tags", TAGS, "m.tags", "Tags", "标签"),
     Field("points", NUMBER, "p.balance", "Points balance", "积分余额"),
+    Field("tier", TEXT, "t.tier", "Tier", "会员等级"),
     Field("consent.email", FLAG, "c.email", "Consents to e-mail", "授权邮件营销"),
     Field("consent.sms", FLAG, "c.sms", "Consents to SMS", "授权短信营销"),
     Field("consent.wechat", FLAG, "c.wechat", "Consents to WeChat", "授权微信营销"),

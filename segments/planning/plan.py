@@ -168,6 +168,9 @@ class Plan:
                 Slice({}, time="at", end=self.moment.instant),
             )
             return exp.Coalesce(this=balance, expressions=[exp.Literal.number(0)]), kind
+        if table == "t":
+            # A row a member at most: the greatest is the only one.
+            return self._source("tiers").add(column, exp.Max(this=exp.column(column)), Slice({})), kind
         if table == "c":
             return self._consent(column), kind
         if table in _SNAPSHOTS:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from core.db import Database
 from core.errors import Conflict, InvalidInput, NotFound
 from core.models import Todo, WarehouseMark
-from loyalty import earning, points
+from loyalty import burning, earning, points
 from loyalty.earning import EarnRule, accrue_orders
 from loyalty.lots import add_months, earned, refund_due
 from loyalty.models import PointsEntry, PointsLot
@@ -33,16 +33,16 @@ def grant(
 
 def spend(
     database: Database, number: int, source: str = "s1", key: str | None = None, now: datetime = NOW
-) -> points.Spent:
+) -> burning.Burned:
     with database.write() as session:
-        return points.spend(session, 1, number, source_id=source, idempotency_key=key or source, now=now)
+        return burning.burn(session, 1, number, source_id=source, idempotency_key=key or source, now=now)
 
 
 def refund(
     database: Database, source: str, key: str, number: int | None = None, now: datetime = NOW
-) -> points.Refunded:
+) -> burning.Refunded:
     with database.write() as session:
-        return points.refund_spend(session, 1, source_id=source, idempotency_key=key, now=now, points=number)
+        return burning.refund_burn(session, 1, source_id=source, idempotency_key=key, now=now, points=number)
 
 
 def balance(database: Database, now: datetime = NOW) -> points.Balance:
@@ -97,9 +97,9 @@ def test_the_nearest_expiry_is_spent_first_and_undated_last(one: Database) -> No
     """Worked case 14: A 575, spend 500; B 805 with a later expiry, spend 500 → A 0, B 380; then 0."""
     grant(one, 50, "undated")
     grant(one, 575, "A", rule=MONTHLY)
-    assert spend(one, 500) == points.Spent(500, 125)
+    assert spend(one, 500) == burning.Burned(500, 125)
     grant(one, 805, "B", rule=MONTHLY, now=NOW + DAY)
-    assert spend(one, 500, "s2", now=NOW + DAY) == points.Spent(500, 430)
+    assert spend(one, 500, "s2", now=NOW + DAY) == burning.Burned(500, 430)
     with one.read() as session:
         left = session.execute(sa.select(PointsLot.source_id, PointsLot.remaining)).all()
         assert dict(tuple(row) for row in left) == {"undated": 50, "A": 0, "B": 380}
@@ -116,11 +116,11 @@ def test_after_expiry_nothing_can_be_spent(one: Database) -> None:
     grant(one, 200, "b", rule=MONTHLY)
     spend(one, 200)
     later = NOW + 40 * DAY
-    with pytest.raises(points.NotEnough, match="has 0 points"):  # swept or not
+    with pytest.raises(burning.NotEnough, match="has 0 points"):  # swept or not
         spend(one, 1, "s2", now=later)
     with one.write() as session:
         assert [points.expire(session, later, 1) for _ in range(3)] == [1, 1, 0]
-    with pytest.raises(points.NotEnough):
+    with pytest.raises(burning.NotEnough):
         spend(one, 1, "s2", now=later)
 
 
@@ -128,13 +128,13 @@ def test_the_same_key_answers_the_same_and_another_body_is_refused(one: Database
     grant(one, 100, "a")
     first = spend(one, 30, "s1", "key")
     spend(one, 20, "s2")
-    assert spend(one, 30, "s1", "key") == first == points.Spent(30, 70)
+    assert spend(one, 30, "s1", "key") == first == burning.Burned(30, 70)
     with pytest.raises(Conflict, match="another request"):
         spend(one, 31, "s1", "key")
     with pytest.raises(Conflict, match="before"):
         spend(one, 1, "s1", "other key")
     assert balance(one).available == 50
-    with pytest.raises(points.NotEnough):
+    with pytest.raises(burning.NotEnough):
         spend(one, 51, "s3", "k3")
     assert spend(one, 50, "s3", "k3").available == 0  # a refusal frees its key
 
@@ -144,7 +144,7 @@ def test_a_refund_goes_back_to_the_lots_the_last_taken_first(one: Database) -> N
     grant(one, 100, "b")
     spend(one, 120)
     first = refund(one, "s1", "r1", 90)
-    assert first == points.Refunded(90, 0, 0, 120)
+    assert first == burning.Refunded(90, 0, 0, 120)
     assert refund(one, "s1", "r1", 90) == first
     with one.read() as session:
         left = session.execute(sa.select(PointsLot.source_id, PointsLot.remaining)).all()
@@ -164,7 +164,7 @@ def test_what_returns_to_a_lot_that_is_over_expires_at_once(one: Database) -> No
     grant(one, 10, "b")
     spend(one, 60)
     later = NOW + 40 * DAY
-    assert refund(one, "s1", "r1", now=later) == points.Refunded(60, 50, 0, 10)
+    assert refund(one, "s1", "r1", now=later) == burning.Refunded(60, 50, 0, 10)
     assert balance(one, later).available == 10
 
 
@@ -177,7 +177,7 @@ def test_a_paid_order_earns_once_after_its_pending_days(one: Database) -> None:
     assert accrue(one, rule) == earning.Accrued(todos=1)
     assert balance(one) == points.Balance(pending=185)
     assert balance(one, NOW + 7 * DAY).available == 185
-    with pytest.raises(points.NotEnough):
+    with pytest.raises(burning.NotEnough):
         spend(one, 1)
 
 
@@ -223,7 +223,7 @@ def test_points_already_spent_become_a_debt_that_later_earnings_repay(one: Datab
     order(one, 1, 10_000, status="cancelled")
     assert accrue(one).taken_back == 100
     assert balance(one) == points.Balance(debt=80)
-    with pytest.raises(points.NotEnough):
+    with pytest.raises(burning.NotEnough):
         spend(one, 1, "s2")
     grant(one, 30, "gift")
     assert balance(one) == points.Balance(debt=50)
@@ -239,7 +239,7 @@ def test_a_spend_given_back_repays_the_debt_first(one: Database) -> None:
     spend(one, 100)
     order(one, 1, 10_000, 10_000, status="refunded")
     accrue(one)
-    assert refund(one, "s1", "r1") == points.Refunded(100, 0, 100, 0)
+    assert refund(one, "s1", "r1") == burning.Refunded(100, 0, 100, 0)
     assert balance(one) == points.Balance()
 
 

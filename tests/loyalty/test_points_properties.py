@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from core.db import Database
 from core.errors import Conflict
 from core.models import Order
-from loyalty import points
+from loyalty import burning, points
 from loyalty.earning import EarnRule, accrue_orders
 from loyalty.lots import CREATION
 from loyalty.models import PointsEntry, PointsLot
@@ -157,7 +157,7 @@ class Run:
         refused = False
         try:
             with self.db.write() as session:
-                points.spend(
+                burning.burn(
                     session, self.member, number, source_id=source, idempotency_key=source, now=self.now
                 )
         except Conflict:
@@ -176,7 +176,7 @@ class Run:
         refused = False
         try:
             with self.db.write() as session:
-                points.refund_spend(
+                burning.refund_burn(
                     session, self.member, source_id=source, idempotency_key=key, now=self.now, points=number
                 )
         except Conflict:

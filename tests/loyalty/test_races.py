@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.db import Database
-from loyalty import coupons, ledger, points, redemptions
+from loyalty import burning, coupons, issuing, ledger, points, uses
 from loyalty.earning import EarnRule, accrue_orders
 from loyalty.models import Coupon, CouponBatch
 from tests.loyalty.data import NOW, add_batch, add_members, put_order, scalar, together
@@ -43,7 +43,7 @@ def spend_all(database: Database, tries: int) -> Counter[str]:
     def job(number: int) -> Callable[[], None]:
         def run() -> None:
             with database.write() as session:
-                points.spend(session, 1, 100, source_id=f"s{number}", idempotency_key=f"k{number}", now=NOW)
+                burning.burn(session, 1, 100, source_id=f"s{number}", idempotency_key=f"k{number}", now=NOW)
 
         return run
 
@@ -124,14 +124,9 @@ def test_without_the_codes_lock_it_is_redeemed_several_times(
     drop_the_second_defence(pg_db, "DROP INDEX uq_redemptions_live")
 
     def unlocked(session: Any, code: str) -> Any:
-        joined = sa.select(
-            *Coupon.__table__.c, CouponBatch.name.label("batch"), CouponBatch.benefit, CouponBatch.currency
-        ).add_columns(CouponBatch.min_spend_minor, CouponBatch.archived_at)
-        return session.execute(
-            joined.join(CouponBatch, CouponBatch.id == Coupon.batch_id).where(Coupon.code == code)
-        ).one()
+        return session.execute(uses.coupons_with_batches().where(Coupon.code == code)).one()
 
-    monkeypatch.setattr(redemptions, "_lock_coupon", meet(50, unlocked))
+    monkeypatch.setattr(uses, "lock_coupon", meet(50, unlocked))
     assert fifty_baskets(pg_db, code) == {"done": 50}
     assert scalar(pg_db, "SELECT count(*) FROM redemptions WHERE rolled_back_at IS NULL") == 50
 
@@ -179,8 +174,8 @@ def test_without_lock_and_conditional_write_the_limit_is_passed(
         gate.wait(timeout=30)
         return unconditional(session, batch_id, number)
 
-    monkeypatch.setattr(coupons, "_lock_batch", lambda *_: None)
-    monkeypatch.setattr(coupons, "_reserve", reserve)
+    monkeypatch.setattr(issuing, "_lock_batch", lambda *_: None)
+    monkeypatch.setattr(issuing, "reserve", reserve)
 
     def job(number: int) -> Callable[[], None]:
         def run() -> None:
@@ -214,8 +209,8 @@ def test_without_the_members_lock_a_member_gets_too_many(
     pg_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_members(pg_db, 1)
-    monkeypatch.setattr(coupons, "lock_rows", no_lock)
-    monkeypatch.setattr(coupons, "_within_member_limit", meet(20, coupons._within_member_limit))
+    monkeypatch.setattr(issuing, "lock_rows", no_lock)
+    monkeypatch.setattr(issuing, "_within_member_limit", meet(20, issuing._within_member_limit))
     assert member_tries(pg_db, add_batch(pg_db, per_member_limit=2)) == 20
 
 
@@ -225,10 +220,10 @@ def test_the_same_request_twenty_times_at_once_is_done_once(pg_db: Database) -> 
 
     def run() -> None:
         with pg_db.write() as session:
-            answers.append(points.spend(session, 1, 30, source_id="s", idempotency_key="k", now=NOW))
+            answers.append(burning.burn(session, 1, 30, source_id="s", idempotency_key="k", now=NOW))
 
     assert together([run] * 20) == {"done": 20}
-    assert set(answers) == {points.Spent(30, 70)}
+    assert set(answers) == {burning.Burned(30, 70)}
     assert scalar(pg_db, "SELECT sum(remaining) FROM points_lots") == 70
 
 

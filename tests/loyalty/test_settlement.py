@@ -168,7 +168,7 @@ def test_a_partial_refund_keeps_the_code_redeemed(till: Till) -> None:
         till.database, "orders", numbered([head | line for line in lines]), settings=till.settings,
         source="shop", now=NOW, consents=lambda _session, _changes: None,
     )  # fmt: skip
-    assert till.settle() == Settled(todos=1)
+    assert till.settle() == Settled(todos=1, returned=1)
     assert till.state(code) == "redeemed"
 
 

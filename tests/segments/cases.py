@@ -134,6 +134,12 @@ SCORES = [
     (f("points", "=", 70), {1}),
     (f("points", "=", 0), {2, 5, 6}),  # none is a balance of 0, and points of tomorrow do not count
     (f("points", "is_set"), ALL),
+    (f("tier", "=", "gold"), {1, 6}),
+    (f("tier", "in", ["gold", "silver"]), {1, 2, 6}),
+    (f("tier", "!=", "gold"), {2}),  # who has no tier is not in another one
+    ({"not": f("tier", "=", "gold")}, {2, 3, 5}),
+    (f("tier", "is_not_set"), {3, 5}),
+    ({"all": [f("tier", "is_set"), f("points", "<", 5)]}, {2, 6}),
 ]
 CONSENTS = [
     (f("consent.email", "=", True), {1}),

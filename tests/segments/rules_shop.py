@@ -97,6 +97,8 @@ def others(shop: Shop) -> None:
         [(1, "earn", 100, 20), (1, "spend", -30, 2), (2, "earn", 10, -1), (3, "grant", 5, 1)]
     ):
         shop.add("points", entry_id=number, member_id=member, kind=kind, delta=delta, at=ago(days))
+    for member, tier in ((1, "gold"), (2, "silver"), (6, "gold")):
+        shop.add("tiers", member_id=member, tier=tier, since=ago(30))
     for member, channel, granted, purpose in [
         (1, "email", True, "marketing"), (1, "sms", False, "marketing"), (2, "sms", True, "marketing"),
         (3, "email", False, "marketing"), (5, "email", True, "transactional"),

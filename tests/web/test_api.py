@@ -151,11 +151,22 @@ def test_every_endpoint_needs_a_key_with_its_scope(db: Database, client: FlaskCl
         ("post", "coupons/issue"): "loyalty",
         ("post", "coupons/redeem"): "loyalty",
         ("post", "coupons/rollback"): "loyalty",
+        ("post", "coupons/hold"): "loyalty",
+        ("post", "coupons/release"): "loyalty",
+        ("post", "coupons/claim"): "loyalty",
+        ("post", "coupons/transfer"): "loyalty",
+        ("get", "members/a/coupons"): "read",
         ("get", "coupons/X"): "read",
         ("post", "points/earn"): "loyalty",
-        ("post", "points/spend"): "loyalty",
+        ("post", "points/hold"): "loyalty",
+        ("post", "points/burn"): "loyalty",
+        ("post", "points/release"): "loyalty",
+        ("post", "points/adjust"): "loyalty",
+        ("post", "points/transfer"): "loyalty",
+        ("post", "points/quote"): "read",
         ("post", "points/refund"): "loyalty",
         ("get", "members/a/points"): "read",
+        ("get", "members/a/tier"): "read",
         ("post", "promotions/evaluate"): "read",
         ("post", "segments/count"): "read",
     }
@@ -269,22 +280,23 @@ def test_codes_for_anybody_are_issued_by_number(db: Database, post: Post) -> Non
     assert (status, "m1, m9" in answer["error"]["message"]) == (404, True)
 
 
-def test_points_are_earned_spent_and_given_back(db: Database, post: Post, get: Post) -> None:
+def test_points_are_earned_burnt_and_given_back(db: Database, post: Post, get: Post) -> None:
     add_members(db, 1)
     earned = post("points/earn", {"member_id": "m1", "points": 100}, "e1")
     assert earned == (200, {"member_id": "m1", "points": 100, "available": 100})
-    spent = post("points/spend", {"member_id": "m1", "points": 60, "order_id": "o1"}, "s1")
+    spent = post("points/burn", {"member_id": "m1", "points": 60, "order_id": "o1"}, "s1")
     assert spent == (200, {"member_id": "m1", "points": 60, "available": 40})
     assert post("points/earn", {"member_id": "m1", "points": 100}, "e1") == earned
-    assert post("points/spend", {"member_id": "m1", "points": 60, "order_id": "o1"}, "s1") == spent
+    assert post("points/burn", {"member_id": "m1", "points": 60, "order_id": "o1"}, "s1") == spent
     assert post("points/earn", {"member_id": "m1", "points": 101}, "e1")[0] == 409
-    status, short = post("points/spend", {"member_id": "m1", "points": 41, "order_id": "o2"}, "s2")
+    status, short = post("points/burn", {"member_id": "m1", "points": 41, "order_id": "o2"}, "s2")
     assert (status, short["error"]["code"]) == (409, "insufficient_points")
     back = post("points/refund", {"member_id": "m1", "order_id": "o1", "points": 10}, "f1")
     assert back == (200, {"member_id": "m1", "points": 10, "available": 50})
     assert post("points/refund", {"member_id": "m1", "order_id": "o1"}, "f2")[1]["available"] == 100
     status, shown = get("members/m1/points")
     assert (status, shown["available"], shown["pending"], shown["debt"]) == (200, 100, 0, 0)
+    assert shown["held"] == 0
     assert shown["next_expiry"] == "2027-03-01T12:00:00Z"
     assert get("members/m1/points?source=other")[0] == 404
     for body in ({"member_id": "m1", "points": 0}, {"member_id": "m1", "points": 1.5}, {"points": 1}):
@@ -310,7 +322,7 @@ def test_a_member_id_may_hold_a_slash_but_not_be_erased(db: Database, get: Post)
         ("coupons/redeem", {"code": "X", "order_id": "o", "basket_minor": 1}),
         ("coupons/rollback", {"code": "X", "order_id": "o"}),
         ("points/earn", {"member_id": "m1", "points": 1}),
-        ("points/spend", {"member_id": "m1", "points": 1, "order_id": "o"}),
+        ("points/burn", {"member_id": "m1", "points": 1, "order_id": "o"}),
         ("points/refund", {"member_id": "m1", "order_id": "o"}),
     ],
 )

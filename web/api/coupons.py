@@ -7,13 +7,16 @@ from datetime import datetime
 from typing import Any
 
 from apiflask import APIBlueprint
+from flask import request
+from sqlalchemy.orm import Session
 
 from core.db import Database
 from core.settings import Settings
-from loyalty import coupons
+from loyalty import claims, coupons, transfers
+from web.api import coupon_schemas as forms
 from web.api import keys, schemas
 from web.api.guard import REPEATABLE, Guard, idempotency_key
-from web.api.known import known_members
+from web.api.known import known_member, known_members
 
 
 def add_coupons(
@@ -49,7 +52,54 @@ def add_coupons(
     def show_coupon(code: str) -> dict[str, Any]:
         with database.read() as session:
             found = coupons.look_up(session, code, clock())
-        return {**vars(found), "member_id": found.member_external_id}
+        return _shown(found)
+
+    @blueprint.get("/members/<path:external_id>/coupons")
+    @guard(blueprint, keys.READ)
+    @blueprint.output(forms.MemberCouponsOut)
+    @blueprint.doc(summary="A member's codes, those that can be used first")
+    def member_coupons(external_id: str) -> dict[str, Any]:
+        with database.read() as session:
+            member_id = known_member(session, request.args.get("source", schemas.SOURCE), external_id)
+            found = coupons.of_member(session, member_id, clock())
+        return {"member_id": external_id, "coupons": [_shown(one) for one in found]}
+
+    _add_moves(blueprint, guard, database, clock)
+
+
+def _add_moves(
+    blueprint: APIBlueprint, guard: Guard, database: Database, clock: Callable[[], datetime]
+) -> None:
+    """Claim the code of a link, and hand one on."""
+
+    @blueprint.post("/coupons/claim")
+    @guard(blueprint, keys.LOYALTY)
+    @blueprint.input(forms.ClaimIn, arg_name="body")
+    @blueprint.output(forms.ClaimedOut)
+    @blueprint.doc(summary="Claim a member's code of a link", description=REPEATABLE)
+    def claim_coupon(body: forms.ClaimIn) -> dict[str, Any]:
+        key = idempotency_key()
+        with database.write() as session:
+            member_id = known_member(session, body.source, body.member_id)
+            done = claims.claim_requested(session, body.link, member_id, idempotency_key=key, now=clock())
+        return {**vars(done), "member_id": body.member_id}
+
+    @blueprint.post("/coupons/transfer")
+    @guard(blueprint, keys.LOYALTY)
+    @blueprint.input(forms.TransferIn, arg_name="body")
+    @blueprint.output(forms.TransferredOut)
+    @blueprint.doc(summary="Hand a code on to another member", description=REPEATABLE)
+    def transfer_coupon(body: forms.TransferIn) -> dict[str, Any]:
+        key = idempotency_key()
+        names = [body.from_member_id, body.to_member_id]
+        with database.write() as session:
+            ids = known_members(session, body.source, names)
+            done = transfers.transfer(
+                session, body.code, ids[names[0]], ids[names[1]], idempotency_key=key, now=clock()
+            )
+        return {
+            "code": done.code, "batch": done.batch, "from_member_id": names[0], "to_member_id": names[1]
+        }  # fmt: skip
 
 
 def add_coupon_use(
@@ -59,17 +109,17 @@ def add_coupon_use(
     settings: Settings,
     clock: Callable[[], datetime],
 ) -> None:
-    """Redeem a code on an order, and give it back."""
+    """Hold, redeem and release codes on orders, and give them back."""
 
-    @blueprint.post("/coupons/redeem")
+    @blueprint.post("/coupons/hold")
     @guard(blueprint, keys.LOYALTY)
-    @blueprint.input(schemas.RedeemIn, arg_name="body")
-    @blueprint.output(schemas.RedeemedOut)
-    @blueprint.doc(summary="Redeem a code on an order", description=REPEATABLE)
-    def redeem_coupon(body: schemas.RedeemIn) -> dict[str, Any]:
+    @blueprint.input(forms.HoldIn, arg_name="body")
+    @blueprint.output(forms.HeldOut)
+    @blueprint.doc(summary="Keep a code for an order until it is paid", description=REPEATABLE)
+    def hold_coupon(body: forms.HoldIn) -> dict[str, Any]:
         key = idempotency_key()
         with database.write() as session:
-            found = coupons.redeem(
+            found = coupons.hold(
                 session,
                 body.code,
                 order_ref=body.order_id,
@@ -78,22 +128,74 @@ def add_coupon_use(
                 member_external_id=body.member_id,
                 idempotency_key=key,
                 now=clock(),
+                minutes=body.minutes,
             )
-        return _redeemed(found)
+        return _on_order(found)
+
+    @blueprint.post("/coupons/release")
+    @guard(blueprint, keys.LOYALTY)
+    @blueprint.input(forms.ReleaseIn, arg_name="body")
+    @blueprint.output(forms.HeldOut)
+    @blueprint.doc(summary="End a hold: the code may be used again", description=REPEATABLE)
+    def release_coupon(body: forms.ReleaseIn) -> dict[str, Any]:
+        key = idempotency_key()
+        with database.write() as session:
+            found = coupons.release_requested(session, body.hold_id, idempotency_key=key, now=clock())
+        return _on_order(found)
+
+    @blueprint.post("/coupons/redeem")
+    @guard(blueprint, keys.LOYALTY)
+    @blueprint.input(forms.RedeemIn, arg_name="body")
+    @blueprint.output(forms.RedeemedOut)
+    @blueprint.doc(summary="Redeem a code on an order", description=REPEATABLE)
+    def redeem_coupon(body: forms.RedeemIn) -> dict[str, Any]:
+        key = idempotency_key()
+        with database.write() as session:
+            found = _redeem(session, body, body.currency or settings.shop_currency, key, clock())
+        return _on_order(found)
 
     @blueprint.post("/coupons/rollback")
     @guard(blueprint, keys.LOYALTY)
-    @blueprint.input(schemas.RollbackIn, arg_name="body")
-    @blueprint.output(schemas.RedeemedOut)
-    @blueprint.doc(summary="Give a code back after a refund", description=REPEATABLE)
-    def rollback_coupon(body: schemas.RollbackIn) -> dict[str, Any]:
+    @blueprint.input(forms.RollbackIn, arg_name="body")
+    @blueprint.output(forms.RedeemedOut)
+    @blueprint.doc(
+        summary="Give a code, or a part of its discount, back after a refund", description=REPEATABLE
+    )
+    def rollback_coupon(body: forms.RollbackIn) -> dict[str, Any]:
         key = idempotency_key()
         with database.write() as session:
             found = coupons.rollback(
-                session, body.code, order_ref=body.order_id, idempotency_key=key, now=clock()
+                session,
+                body.code,
+                order_ref=body.order_id,
+                idempotency_key=key,
+                now=clock(),
+                amount_minor=body.amount_minor,
             )
-        return _redeemed(found)
+        return _on_order(found)
 
 
-def _redeemed(found: coupons.Redeemed) -> dict[str, Any]:
+def _redeem(
+    session: Session, body: forms.RedeemIn, currency: str, key: str, now: datetime
+) -> coupons.Redeemed:
+    common: dict[str, Any] = {
+        "order_ref": body.order_id,
+        "basket_minor": body.basket_minor,
+        "currency": currency,
+        "idempotency_key": key,
+        "now": now,
+    }
+    if body.batch is not None:
+        member_id = known_member(session, body.source, str(body.member_id))
+        return coupons.redeem_for_member(session, body.batch, member_id, **common)
+    if body.hold_id is not None:
+        return coupons.redeem_hold(session, body.hold_id, member_external_id=body.member_id, **common)
+    return coupons.redeem(session, str(body.code), member_external_id=body.member_id, **common)
+
+
+def _on_order(found: coupons.Redeemed | coupons.Held) -> dict[str, Any]:
     return {**vars(found), "order_id": found.order_ref}
+
+
+def _shown(found: coupons.CouponView) -> dict[str, Any]:
+    return {**vars(found), "member_id": found.member_external_id}

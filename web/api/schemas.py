@@ -163,40 +163,6 @@ class CouponOut(BaseModel):
     member_id: str | None
 
 
-class EarnIn(Body):
-    member_id: Text
-    points: Points
-    source: Source = SOURCE
-
-
-class SpendIn(Body):
-    member_id: Text
-    points: Points
-    order_id: Text = Field(description="What the points are spent on; one spend each")
-    source: Source = SOURCE
-
-
-class RefundIn(Body):
-    member_id: Text
-    order_id: Text
-    points: Points | None = Field(None, description="All that is left of the spend where it is left out")
-    source: Source = SOURCE
-
-
-class PointsOut(BaseModel):
-    member_id: str
-    points: int
-    available: int
-
-
-class BalanceOut(BaseModel):
-    member_id: str
-    available: int
-    pending: int
-    debt: int
-    next_expiry: datetime | None
-
-
 class RuleIn(Body):
     """A rule, as the builder shows it under “The same rule as JSON”."""
 

@@ -19,11 +19,14 @@ from core.settings import Settings
 from web.api import errors
 from web.api.consents import add_consents
 from web.api.coupons import add_coupon_use, add_coupons
+from web.api.groups import add_groups
 from web.api.guard import Guard, describe_keys
 from web.api.ingest import add_imports
 from web.api.points import add_points
 from web.api.promotions import add_promotions
+from web.api.referrals import add_referrals
 from web.api.segments import add_segments
+from web.api.tiers import add_tiers
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 
@@ -50,8 +53,11 @@ def create_blueprint(
     add_coupons(blueprint, guard, database, clock)
     add_coupon_use(blueprint, guard, database, settings, clock)
     add_points(blueprint, guard, database, clock)
+    add_tiers(blueprint, guard, database, clock)
     add_promotions(blueprint, guard, database, settings, clock)
     add_segments(blueprint, guard, database, settings, clock)
+    add_referrals(blueprint, guard, database, settings, clock)
+    add_groups(blueprint, guard, database, settings, clock)
     return blueprint
 
 

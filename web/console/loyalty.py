@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import segno
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask import Response as FlaskResponse
 from flask_babel import gettext
+from markupsafe import Markup
+from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
 from core import audit
 from core.errors import Conflict, InvalidInput
 from loyalty import batches as stored
-from loyalty import codes, coupons
-from loyalty.models import CouponBatch
-from web import context, i18n
+from loyalty import claims, codes, coupons
+from loyalty.models import ClaimLink, CouponBatch
+from web import context, coupon_files, i18n
 from web.context import actor, reading, require, writing
 from web.forms import Form
 from web.paging import wanted
@@ -23,11 +29,14 @@ from web.refusals import said
 from web.roles import Permission
 
 bp = Blueprint("loyalty", __name__, url_prefix="/loyalty")
-STATES = (stored.ISSUED, stored.REDEEMED, stored.EXPIRED, stored.REVOKED)
+STATES = (stored.ISSUED, stored.HELD, stored.REDEEMED, stored.EXPIRED, stored.REVOKED)
+SHOWN_REJECTS = 5
+"""Refused lines of a file that the message names."""
 GENERIC_MAX = 10_000
 """Codes for anybody that one click of the console makes; a shop's system may ask for more."""
 FIELD_NAMES = {"min_spend_minor": "min_spend", "benefit.amount": "amount", "benefit.max_amount": "max_amount",
-               "benefit.percent": "percent", "benefit.type": "type"}  # fmt: skip
+               "benefit.percent": "percent", "benefit.type": "type", "budget_minor": "budget",
+               "valid_months": "valid_months", "timezone": ""}  # fmt: skip
 
 
 def benefit_words(benefit: dict[str, Any], currency: str, min_spend_minor: int = 0) -> str:
@@ -88,7 +97,75 @@ def batch(batch_id: int) -> str:
         states=STATES,
         generic_max=GENERIC_MAX,
         issue_key=secrets.token_hex(8),
+        rules=rule_words(found),
+        links=_links(session, batch_id),
+        held=queries.held(session, batch_id, context.now()),
     )
+
+
+def _links(session: Session, batch_id: int) -> list[dict[str, Any]]:
+    """The batch's claim links with their addresses and QR codes."""
+    base = context.console().settings.base_url
+    return [
+        {
+            "link": link,
+            "batch": found,
+            "state": claims.state_of(link, found, context.now()),
+            "given": given,
+            "url": claims.claim_url(base, link),
+            "qr": Markup(  # noqa: S704 - segno's own drawing of our own address
+                segno.make(claims.claim_url(base, link), error="m").svg_inline(
+                    scale=4, light="#fff", title=link.title, svgclass=None, lineclass=None
+                )
+            ),
+        }
+        for link, found, given in queries.links(session, batch_id)
+    ]
+
+
+def rule_words(found: CouponBatch) -> list[str]:
+    """What the batch will do, a sentence a rule."""
+    said_: list[str] = []
+    if found.generic_code:
+        said_.append(
+            gettext(
+                "Everybody uses the code %(code)s; each use counts as a code given.", code=found.generic_code
+            )
+        )
+    if found.activation == stored.AFTER_DAYS:
+        said_.append(
+            gettext("A code becomes valid %(days)s days after it was given.", days=found.activation_days)
+        )
+    elif found.activation == stored.NEXT_MONTH:
+        said_.append(gettext("A code becomes valid on the first day of the next month."))
+    if found.valid_months:
+        said_.append(gettext("It lives %(months)s months.", months=found.valid_months))
+    if found.daily_limit:
+        said_.append(
+            gettext("At most %(count)s codes are given a day.", count=i18n.number(found.daily_limit))
+        )
+    if found.daily_per_member_limit:
+        said_.append(
+            gettext("A member uses at most %(count)s a day.", count=i18n.number(found.daily_per_member_limit))
+        )
+    if found.budget_minor is not None:
+        said_.append(
+            gettext(
+                "All discounts together stay within %(budget)s; %(used)s is used or held.",
+                budget=i18n.money(found.budget_minor, found.currency),
+                used=i18n.money(found.budget_used_minor, found.currency),
+            )
+        )
+    said_.append(
+        gettext("Members may hand their codes on.")
+        if found.transferable
+        else gettext("A member's code is good for that member only.")
+    )
+    if found.reminder_days:
+        said_.append(
+            gettext("Members may be reminded %(days)s days before the end.", days=found.reminder_days)
+        )
+    return [str(text) for text in said_]
 
 
 def _edit_page(form: Form, code: int = 200) -> tuple[str, int]:
@@ -99,7 +176,15 @@ def _edit_page(form: Form, code: int = 200) -> tuple[str, int]:
 @require(Permission.EDIT)
 def create() -> Any:
     return _edit_page(
-        Form({"type": "fixed", "per_member_limit": "1", "valid_days": "14", "settlement_share": "100"})
+        Form(
+            {
+                "type": "fixed",
+                "per_member_limit": "1",
+                "valid_days": "14",
+                "settlement_share": "100",
+                "activation": stored.AT_ONCE,
+            }
+        )
     )
 
 
@@ -148,6 +233,16 @@ def _new_batch(form: Form) -> stored.NewBatch:
         ends_at=form.time("ends_at", settings.zone),
         valid_days=form.integer("valid_days", low=1, high=3650),
         settlement_share=_share(form),
+        valid_months=form.integer("valid_months", low=1, high=stored.MAX_VALID_MONTHS),
+        activation=form.choice("activation", stored.ACTIVATIONS, stored.AT_ONCE),
+        activation_days=form.integer("activation_days", low=1, high=stored.MAX_VALID_DAYS),
+        timezone=settings.shop_timezone,
+        generic_code=form.text("generic_code", limit=stored.MAX_GENERIC) or None,
+        daily_limit=form.integer("daily_limit", low=1),
+        daily_per_member_limit=form.integer("daily_per_member_limit", low=1),
+        budget_minor=form.money("budget", currency),
+        transferable=form.flag("transferable"),
+        reminder_days=form.integer("reminder_days", low=1, high=stored.MAX_VALID_DAYS),
     )
 
 
@@ -194,3 +289,99 @@ def archive(batch_id: int) -> Response:
         stored.archive_batch(session, session.get_one(CouponBatch, batch_id), actor(), context.now())
     flash(gettext("Archived. Its codes cannot be issued or redeemed any more."), "success")
     return redirect(url_for("loyalty.index"), 303)
+
+
+def _back(batch_id: int) -> Response:
+    return redirect(url_for("loyalty.batch", batch_id=batch_id), 303)
+
+
+@bp.post("/batches/<int:batch_id>/links")
+@require(Permission.EDIT)
+def add_link(batch_id: int) -> Response:
+    """A link by which members claim a code each."""
+    _batch(batch_id)
+    form = Form(request.form)
+    zone = context.console().settings.zone
+    new = claims.NewLink(
+        form.text("title", required=True),
+        form.integer("limit", low=1),
+        form.time("starts_at", zone),
+        form.time("ends_at", zone),
+    )
+    if form.ok:
+        try:
+            with writing() as session:
+                claims.create_link(
+                    session, session.get_one(CouponBatch, batch_id), new, actor(), context.now()
+                )
+        except InvalidInput as error:
+            form.refuse(error)
+    if form.ok:
+        flash(gettext("The link is made. Print its QR code, or send the address."), "success")
+    else:
+        flash(next(iter(form.errors.values())), "error")
+    return _back(batch_id)
+
+
+@bp.post("/batches/<int:batch_id>/links/<int:link_id>/archive")
+@require(Permission.EDIT)
+def archive_link(batch_id: int, link_id: int) -> Response:
+    with writing() as session:
+        link = session.get(ClaimLink, link_id)
+        if link is None or link.batch_id != batch_id:
+            abort(404)
+        claims.archive_link(session, link, actor(), context.now())
+    flash(gettext("The link is closed. Codes that were claimed stay good."), "success")
+    return _back(batch_id)
+
+
+@bp.post("/batches/<int:batch_id>/import")
+@require(Permission.EDIT)
+def import_codes(batch_id: int) -> Response:
+    """Codes of another system, from a CSV."""
+    found = _batch(batch_id)
+    file = request.files.get("file")
+    if file is None or not file.filename:
+        flash(gettext("Choose a file."), "error")
+        return _back(batch_id)
+    rejects: list[str] = []
+    dry_run = Form(request.form).flag("dry_run")
+    with tempfile.TemporaryDirectory(prefix="huiliu-codes-") as folder:
+        path = Path(folder) / "codes.csv"
+        file.save(path)
+        context.close_reading()
+        try:
+            done = coupon_files.load_file(
+                context.console().database,
+                found.name,
+                path,
+                source="shop",
+                by=actor(),
+                now=context.now(),
+                dry_run=dry_run,
+                on_reject=lambda one: rejects.append(f"{one.line}: {said(one.reason)}"),
+            )
+        except (InvalidInput, Conflict) as error:
+            flash(said(error), "error")
+            return _back(batch_id)
+    numbers = {name: i18n.number(number) for name, number in done.items()}
+    text = gettext("%(inserted)s codes loaded, %(unchanged)s were there, %(rejected)s refused.", **numbers)
+    if dry_run:
+        text = gettext("Tried only, nothing was written: %(text)s", text=text)
+    if rejects:
+        shown = "; ".join(rejects[:SHOWN_REJECTS])
+        text = gettext("%(text)s By line: %(lines)s", text=text, lines=shown)
+    flash(text, "error" if rejects else "success")
+    return _back(batch_id)
+
+
+@bp.get("/batches/<int:batch_id>/codes.csv")
+@require(Permission.EDIT)
+def export_codes(batch_id: int) -> FlaskResponse:
+    """The batch's codes as CSV, without members; leaves an audit row."""
+    found = _batch(batch_id)
+    context.close_reading()
+    pages = coupon_files.export(context.console().database, batch_id, actor(), context.now())
+    answer = FlaskResponse(pages, mimetype="text/csv")
+    answer.headers.set("Content-Disposition", "attachment", filename=f"coupons-{found.id}.csv")
+    return answer

@@ -1,22 +1,35 @@
-"""Loyalty: the points ledger as a whole, and how points are earned."""
+"""Loyalty: the points ledger as a whole, how points are earned, what is owed, and corrections by hand."""
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
 from flask_babel import gettext
+from werkzeug.wrappers import Response as AnyResponse
 
-from core.errors import InvalidInput
-from core.money import exponent
-from loyalty.earning import EarnRule, load_rule, save_rule
-from web import context, i18n
+from core.errors import HuiliuError, InvalidInput
+from core.money import exponent, to_major
+from loyalty import adjustments, earn_events, liability, multipliers, point_transfers, point_value
+from loyalty.earn_rules import POLICIES, EarnRule, load_rule, save_rule
+from web import charts, context, i18n
 from web.context import actor, reading, require, writing
 from web.forms import Form
+from web.paging import wanted
 from web.queries import loyalty as queries
+from web.queries import points as point_queries
+from web.refusals import said
 from web.roles import Permission
+from web.security import new_password
 
 bp = Blueprint("points", __name__, url_prefix="/loyalty/points")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """One name a line."""
+    return tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
 
 
 def _rule_form(rule: EarnRule) -> Form:
@@ -24,23 +37,80 @@ def _rule_form(rule: EarnRule) -> Form:
         {
             "points_per_unit": rule.points_per_unit,
             "pending_days": rule.pending_days,
+            "expires": rule.expires,
             "expiry_months": rule.expiry_months or "",
+            "expiry_years": rule.expiry_years,
+            "category_times": "\n".join(f"{name} = {times}" for name, times in rule.category_times.items()),
+            "excluded_categories": "\n".join(rule.excluded_categories),
+            "excluded_skus": "\n".join(rule.excluded_skus),
         }
     )
 
 
-def _points_page(form: Form, code: int = 200) -> tuple[str, int]:
+def _money_form() -> Form:
     session = reading()
-    unit = i18n.money(10 ** exponent(context.console().settings.shop_currency), whole=True)
+    transfers = point_transfers.load(session)
+    return Form(
+        {
+            "point_value": point_value.load_text(session),
+            "limit": adjustments.limit(session),
+            "transfers": "1" if transfers.enabled else "",
+            "per_day": transfers.per_day,
+        }
+    )
+
+
+def _points_page(form: Form | None = None, money: Form | None = None, code: int = 200) -> tuple[str, int]:
+    session = reading()
+    currency = context.console().settings.shop_currency
+    owed = liability.report(session, context.now())
     return render_template(
-        "loyalty/points.html", overview=queries.points(session, context.now()), form=form, unit=unit
+        "loyalty/points.html",
+        overview=queries.points(session, context.now()),
+        form=form or _rule_form(load_rule(session)),
+        money=money or _money_form(),
+        unit=i18n.money(10 ** exponent(currency), whole=True),
+        policies=[
+            (name, text)
+            for name, text in zip(
+                POLICIES,
+                (
+                    gettext("after months"),
+                    gettext("with the calendar year"),
+                    gettext("after months without activity"),
+                    gettext("never"),
+                ),
+                strict=True,
+            )
+        ],
+        owed=owed,
+        picture=_picture(owed, currency) if owed.months else None,
     ), code
+
+
+def _picture(owed: liability.Liability, currency: str) -> charts.Chart:
+    return charts.over(
+        "liability",
+        gettext("Points outstanding, by the month they run out"),
+        [due.month or gettext("never") for due in owed.months],
+        [
+            charts.Series(gettext("Points"), [due.points for due in owed.months]),
+            charts.Series(
+                gettext("Worth"),
+                [due.worth_minor for due in owed.months],
+                charts.Unit("money", currency),
+                "line",
+            ),
+        ],
+        heading=gettext("Month"),
+        base=gettext("as of %(at)s", at=i18n.moment(owed.at)),
+    )
 
 
 @bp.get("")
 @require(Permission.VIEW)
 def index() -> Any:
-    return _points_page(_rule_form(load_rule(reading())))
+    return _points_page()
 
 
 @bp.post("")
@@ -50,15 +120,228 @@ def save() -> Any:
     form = Form(request.form)
     rate = form.text("points_per_unit", required=True, limit=12)
     pending = form.integer("pending_days", high=365, required=True)
+    expires = form.choice("expires", POLICIES, "months")
     months = form.integer("expiry_months", low=1, high=120)
+    years = form.integer("expiry_years", high=10) or 0
+    times = {}
+    for line in _words(form.text("category_times", limit=20_000)):
+        name, _, number = line.rpartition("=")
+        times[name.strip()] = number.strip()
+        if not name.strip():
+            form.error("category_times", gettext("Write a category and its multiplier, like: tea = 2"))
     if form.ok and pending is not None:
         try:
-            rule = EarnRule(rate, pending, months, context.console().settings.shop_timezone)
+            rule = EarnRule(
+                rate,
+                pending,
+                months,
+                context.console().settings.shop_timezone,
+                expires,
+                years,
+                times,
+                _words(form.text("excluded_categories", limit=20_000)),
+                _words(form.text("excluded_skus", limit=20_000)),
+            )
             with writing() as session:
                 save_rule(session, rule, actor(), context.now())
         except InvalidInput as error:
-            form.refuse(error)
+            place = "category_times" if (error.field or "").startswith("category_times") else None
+            form.refuse(error, {error.field: place} if place and error.field else None)
     if not form.ok:
-        return _points_page(form, 422)
+        return _points_page(form, code=422)
     flash(gettext("Saved. Orders earn by this rule from now on; what was earned stays."), "success")
     return redirect(url_for("points.index"), 303)
+
+
+@bp.post("/money")
+@require(Permission.EDIT)
+def save_money() -> Any:
+    """What a point is worth, who approves adjustments, whether members may give points."""
+    form = Form(request.form)
+    value = form.text("point_value", required=True, limit=20)
+    limit = form.integer("limit", required=True)
+    per_day = form.integer("per_day", low=1, required=True)
+    if form.ok and limit is not None and per_day is not None:
+        try:
+            rule = point_transfers.TransferRule(form.flag("transfers"), per_day)
+            with writing() as session:
+                point_value.save(session, value, actor(), context.now())
+                adjustments.save_limit(session, limit, actor(), context.now())
+                point_transfers.save(session, rule, actor(), context.now())
+        except InvalidInput as error:
+            form.refuse(error)
+    if not form.ok:
+        return _points_page(money=form, code=422)
+    flash(gettext("Saved."), "success")
+    return redirect(url_for("points.index"), 303)
+
+
+@bp.get("/liability.csv")
+@require(Permission.VIEW)
+def liability_csv() -> Response:
+    """The report's table: month, points, worth in major units."""
+    currency = context.console().settings.shop_currency
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("month", "points", f"worth_{currency}"))
+    for month, points, worth in liability.table(liability.report(reading(), context.now())):
+        writer.writerow((month, points, to_major(worth, currency)))
+    head = {"Content-Disposition": "attachment; filename=points-liability.csv"}
+    return Response(text.getvalue(), mimetype="text/csv", headers=head)
+
+
+def _adjustments_page(form: Form, code: int = 200) -> tuple[str, int]:
+    session = reading()
+    form.data.setdefault("key", f"console:{new_password()}")
+    return render_template(
+        "loyalty/adjustments.html",
+        page=point_queries.adjustments(session, wanted()),
+        form=form,
+        limit=adjustments.limit(session),
+        me=actor(),
+    ), code
+
+
+@bp.get("/adjustments")
+@require(Permission.VIEW)
+def corrections() -> Any:
+    """Adjustments that wait, and those that were made."""
+    return _adjustments_page(Form({"member": request.args.get("member", "")}))
+
+
+@bp.post("/adjustments")
+@require(Permission.EDIT)
+def adjust() -> Any:
+    """Ask for an adjustment; below the limit it is made at once."""
+    form = Form(request.form)
+    member = form.text("member", required=True, limit=128)
+    points = form.integer("points", low=-(10**9), required=True)
+    reason = form.text("reason", required=True, limit=adjustments.MAX_REASON)
+    member_id = point_queries.member_by_id(reading(), member) if member else None
+    if member and member_id is None:
+        form.error("member", gettext("No member has this id. It is the shop's own id of the member."))
+    state = ""
+    if form.ok and points is not None and member_id is not None:
+        try:
+            with writing() as session:
+                state = adjustments.ask(
+                    session,
+                    member_id,
+                    points,
+                    reason,
+                    key=form.text("key", limit=128),
+                    by=actor(),
+                    now=context.now(),
+                    allow_debt=form.flag("allow_debt"),
+                ).state
+        except HuiliuError as error:
+            form.refuse(error, default="points")
+    if not form.ok:
+        return _adjustments_page(form, 422)
+    done = state == adjustments.DONE
+    flash(gettext("Adjusted.") if done else gettext("Waits for a second person to approve it."), "success")
+    return redirect(url_for("points.corrections"), 303)
+
+
+@bp.post("/adjustments/<int:adjustment_id>")
+@require(Permission.APPROVE)
+def decide_adjustment(adjustment_id: int) -> AnyResponse:
+    """A second person's word on an adjustment."""
+    approve = request.form.get("decision") == "approve"
+    try:
+        with writing() as session:
+            adjustments.decide(session, adjustment_id, approve=approve, by=actor(), now=context.now())
+    except HuiliuError as error:
+        flash(said(error), "danger")
+    else:
+        flash(gettext("Approved.") if approve else gettext("Refused."), "success")
+    return redirect(url_for("points.corrections"), 303)
+
+
+def _sources_page(form: Form, event: Form, code: int = 200) -> tuple[str, int]:
+    session = reading()
+    return render_template(
+        "loyalty/point_sources.html",
+        campaigns=multipliers.listed(session),
+        rules=earn_events.listed(session),
+        kinds=earn_events.KINDS,
+        form=form,
+        event=event,
+    ), code
+
+
+@bp.get("/sources")
+@require(Permission.VIEW)
+def sources() -> Any:
+    """Campaign multipliers, and points for events."""
+    return _sources_page(Form(), Form())
+
+
+@bp.post("/multipliers")
+@require(Permission.EDIT)
+def add_multiplier() -> Any:
+    form = Form(request.form)
+    zone = context.console().settings.zone
+    name, times = form.text("name", required=True, limit=80), form.text("times", required=True, limit=12)
+    starts, ends = form.time("starts_at", zone), form.time("ends_at", zone)
+    for field, at in (("starts_at", starts), ("ends_at", ends)):
+        if at is None:
+            form.error(field, gettext("This is needed."))
+    if form.ok and starts is not None and ends is not None:
+        try:
+            new = multipliers.Multiplier(
+                name,
+                times,
+                starts,
+                ends,
+                _words(form.text("categories", limit=20_000)),
+                _words(form.text("tiers", limit=2000)),
+            )
+            with writing() as session:
+                multipliers.create(session, new, actor(), context.now())
+        except HuiliuError as error:
+            form.refuse(error, default="name")
+    if not form.ok:
+        return _sources_page(form, Form(), 422)
+    flash(gettext("Saved. Orders that are accrued from now on earn by it."), "success")
+    return redirect(url_for("points.sources"), 303)
+
+
+@bp.post("/events")
+@require(Permission.EDIT)
+def add_event_rule() -> Any:
+    event = Form(request.form)
+    name, kind = (
+        event.text("event_name", required=True, limit=80),
+        event.text("kind", required=True, limit=60),
+    )
+    points = event.integer("event_points", low=1, required=True)
+    limits = {field: event.integer(field, low=1, high=10_000) for field in ("per_day", "per_member")}
+    pending = event.integer("pending_days", high=365) or 0
+    if event.ok and points is not None:
+        try:
+            new = earn_events.EventRule(name, kind, points, limits["per_day"], limits["per_member"], pending)
+            with writing() as session:
+                earn_events.create(session, new, actor(), context.now())
+        except HuiliuError as error:
+            event.refuse(error, {"name": "event_name", "points": "event_points"}, "event_name")
+    if not event.ok:
+        return _sources_page(Form(), event, 422)
+    flash(gettext("Saved. Events that come in from now on bring points."), "success")
+    return redirect(url_for("points.sources"), 303)
+
+
+@bp.post("/sources/archive")
+@require(Permission.EDIT)
+def archive_source() -> AnyResponse:
+    """End a multiplier or an event rule, by its name."""
+    name = request.form.get("name", "")
+    archive = multipliers.archive if request.form.get("what") == "multiplier" else earn_events.archive
+    try:
+        with writing() as session:
+            archive(session, name, actor(), context.now())
+    except HuiliuError as error:
+        flash(said(error), "danger")
+    else:
+        flash(gettext("Archived. What was earned stays."), "success")
+    return redirect(url_for("points.sources"), 303)

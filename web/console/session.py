@@ -42,6 +42,9 @@ AREAS = {
     "delivery_rules": "channels",
     "lists": "segments",
     "promotions": "loyalty",
+    "review": "loyalty",
+    "referrals": "loyalty",
+    "groups": "loyalty",
 }
 """Entry of the rail that a blueprint's pages belong to, where it is not called like one."""
 

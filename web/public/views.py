@@ -21,7 +21,18 @@ from werkzeug.wrappers import Response as BaseResponse
 from channels import events, networks, tracking, visits
 from core.db import Database
 from core.settings import Settings
-from web.public import binding, callbacks_sms, callbacks_webhook, callbacks_wechat, optins, pages, preferences
+from web.public import (
+    binding,
+    callbacks_sms,
+    callbacks_webhook,
+    callbacks_wechat,
+    claims,
+    groups,
+    optins,
+    pages,
+    preferences,
+    referrals,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +61,9 @@ def create_blueprint(
     callbacks_wechat.add_routes(blueprint, database, settings, now)
     callbacks_webhook.add_routes(blueprint, database, settings, now)
     binding.add_routes(blueprint, database, settings, now)
+    claims.add_routes(blueprint, database, settings, now)
+    referrals.add_routes(blueprint, database, settings, now)
+    groups.add_routes(blueprint, database, settings, now)
     return blueprint
 
 

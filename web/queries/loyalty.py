@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core.models import Member
-from loyalty.models import Coupon, CouponBatch, PointsEntry, PointsLot, Redemption
+from loyalty.models import ClaimLink, Coupon, CouponBatch, CouponHold, PointsEntry, PointsLot, Redemption
 from web.paging import PAGE_ROWS, Page, offset, page_of
 
 EXPIRING_DAYS = 30
@@ -81,7 +81,7 @@ def batches(session: Session, *, archived: bool = False) -> list[BatchRow]:
             sa.select(
                 Coupon.batch_id,
                 sa.func.count().label("n"),
-                sa.func.sum(Redemption.discount_minor).label("discount"),
+                sa.func.sum(Redemption.discount_minor - Redemption.returned_discount_minor).label("discount"),
             )
             .join(Coupon, Coupon.id == Redemption.coupon_id)
             .where(Coupon.batch_id.in_(ids), Redemption.rolled_back_at.is_(None))
@@ -125,7 +125,10 @@ def states(session: Session, batch_id: int, now: datetime) -> dict[str, int]:
 def given(session: Session, batch_id: int) -> tuple[int, int]:
     """(live redemptions, minor units of discount) of a batch."""
     row = session.execute(
-        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(Redemption.discount_minor), 0))
+        sa.select(
+            sa.func.count(),
+            sa.func.coalesce(sa.func.sum(Redemption.discount_minor - Redemption.returned_discount_minor), 0),
+        )
         .join(Coupon, Coupon.id == Redemption.coupon_id)
         .where(Coupon.batch_id == batch_id, Redemption.rolled_back_at.is_(None))
     ).one()
@@ -162,6 +165,39 @@ def codes(
     if code:
         query = query.where(Coupon.code == code)
     return page_of([CodeRow(*row) for row in session.execute(query)], number, by_time=True)
+
+
+def held(session: Session, batch_id: int, now: datetime) -> tuple[int, int]:
+    """(live holds, minor units they keep free) of a batch."""
+    row = session.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(CouponHold.discount_minor), 0))
+        .join(Coupon, Coupon.id == CouponHold.coupon_id)
+        .where(Coupon.batch_id == batch_id, CouponHold.state == "held", CouponHold.expires_at > now)
+    ).one()
+    return int(row[0]), int(row[1])
+
+
+def links(session: Session, batch_id: int) -> list[tuple[ClaimLink, CouponBatch, int]]:
+    """Claim links of a batch that are in use, newest first, with the codes that each has given."""
+    rows = session.execute(
+        sa.select(ClaimLink, CouponBatch)
+        .join(CouponBatch, CouponBatch.id == ClaimLink.batch_id)
+        .where(ClaimLink.batch_id == batch_id, ClaimLink.archived_at.is_(None))
+        .order_by(ClaimLink.id.desc())
+        .limit(PAGE_ROWS)
+    ).all()
+    starts = [f"claim:{link.id}:" for link, _ in rows]
+    counts = dict.fromkeys(starts, 0)
+    if starts:
+        matches = sa.case(*((Coupon.issue_key.startswith(start), start) for start in starts))
+        counts |= dict(
+            session.execute(
+                sa.select(matches.label("link_key"), sa.func.count())
+                .where(Coupon.batch_id == batch_id, Coupon.issue_key.startswith("claim:"))
+                .group_by(sa.text("link_key"))
+            ).all()
+        )
+    return [(link, batch, counts[f"claim:{link.id}:"]) for link, batch in rows]
 
 
 def batch_names(session: Session) -> list[tuple[str, str]]:

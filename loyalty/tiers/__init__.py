@@ -1,0 +1,1 @@
+"""Tiers: a ladder of members by points earned, spend or orders, with moves and benefits."""

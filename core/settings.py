@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """Where members' browsers reach the public pages: the start of every tracked link."""
     host: str = "127.0.0.1"
     port: int = 8080
+    processes: int = Field(default=1, ge=1, le=64)
+    """Of the web server. Rates of API keys and log-ins are counted in each by itself."""
 
     shop_name: str = "Huiliu Shop"
     shop_url: str = ""

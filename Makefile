@@ -1,5 +1,6 @@
 # Huiliu. Everything here needs Python 3.11 and make; `make install` gets the rest.
 PYTHON ?= python3
+JOBS ?= auto
 UV_VERSION = 0.13.9
 BIN = .venv/bin
 
@@ -40,7 +41,7 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -27,7 +27,7 @@ from channels.sms.text import has_opt_out
 from channels.snippets import texts_of
 from channels.wechat import limits
 from core import audit
-from core.contacts import EMAIL, SMS, WECHAT
+from core.contacts import EMAIL, SMS, WECHAT, WECOM
 from core.errors import InvalidInput
 from core.models import Preference
 from core.settings import Settings
@@ -103,6 +103,8 @@ def findings(
         found += _sms(settings, draft)
     elif draft.channel == WECHAT:
         found += _wechat(draft)
+    elif draft.channel == WECOM:
+        found += _wecom(draft)
     return sorted(found, key=lambda one: one.level != ERROR)
 
 
@@ -277,6 +279,14 @@ def _sms(settings: Settings, draft: Draft) -> Iterable[Finding]:
         yield Finding(WARNING, "sms_segments", path, {"segments": counted.segments, "units": counted.units})
     if draft.purpose == MARKETING and not has_opt_out(settings, text, draft.address):
         yield Finding(WARNING, "no_opt_out", path, {"hint": settings.sms_opt_out})
+
+
+def _wecom(draft: Draft) -> Iterable[Finding]:
+    """One request carries one content: where members' differ, the employee confirms a task for each."""
+    for name, text in {"text": draft.fields.get("text"), **(draft.fields.get("link") or {})}.items():
+        if "{{" in str(text):
+            path = "text" if name == "text" else f"link.{name}"
+            yield Finding(WARNING, "wecom_tasks", f"{draft.language}.{path}")
 
 
 def _wechat(draft: Draft) -> Iterable[Finding]:

@@ -8,13 +8,16 @@ from core.settings import Settings
 
 
 def choose_language(available: Iterable[str], locale: str | None, settings: Settings) -> str:
-    """Exact, else the same language, else English, else the first by name.
+    """Exact, else the same language, else by the shop's order, else the first by name.
 
-    A member without a locale gets the shop's language: Chinese where the shop counts in CNY.
+    A member without a locale gets the first of the shop's order. A shop that gave none: English for
+    everybody else's language, and Chinese for members without one where it counts in CNY.
     """
     found = sorted(available)
-    wanted = (locale or ("zh_CN" if settings.shop_currency == "CNY" else "en")).replace("-", "_")
-    for test in (wanted, wanted.partition("_")[0], "en"):
+    order = [language.replace("-", "_") for language in settings.shop_languages.split()]
+    own = order[0] if order else "zh_CN" if settings.shop_currency == "CNY" else "en"
+    wanted = (locale or own).replace("-", "_")
+    for test in (wanted, wanted.partition("_")[0], *(order or ("en",))):
         exact = [language for language in found if language.casefold() == test.casefold()]
         base = [language for language in found if language.partition("_")[0].casefold() == test.casefold()]
         if exact or base:

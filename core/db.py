@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,6 +31,10 @@ from core.errors import InvalidInput
 SQLITE_MAX_VARIABLES = 32_000
 CONVERTED_ROWS = 5_000
 """Rows that :func:`bulk_insert` makes ready for the driver at a time."""
+FEW_ROWS = 20
+"""Up to here one INSERT … VALUES is cheaper on PostgreSQL than COPY by way of a staging table."""
+IDLE_S = 10.0
+"""After this a pooled connection to a server is tried before it is used."""
 # What json.dumps refuses is refused here too, and not written in orjson's own way.
 _PLAIN_JSON = (
     orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -95,11 +101,14 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         self.url = url
-        options: dict[str, Any] = {} if ":memory:" in url else {"pool_size": pool_size, "pool_pre_ping": True}
+        options: dict[str, Any] = {} if ":memory:" in url else {"pool_size": pool_size}
         self.engine: Engine = sa.create_engine(_driver_url(url), **options)
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self.engine, "checkin", _note_use)
+            event.listen(self.engine, "checkout", partial(_ping_idle, self.engine.dialect))
         self._writer = self.engine.execution_options(huiliu_write=True)
 
     @property
@@ -121,6 +130,23 @@ class Database:
 
     def dispose(self) -> None:
         self.engine.dispose()
+
+
+def _note_use(_connection: Any, record: Any) -> None:
+    record.info["used"] = time.monotonic()
+
+
+def _ping_idle(dialect: Dialect, connection: Any, record: Any, _proxy: Any) -> None:
+    """Try a server's connection that was idle for a while; where it is gone, a new one is opened.
+
+    Each time would cost every short transaction a round trip of its own.
+    """
+    if time.monotonic() - record.info.get("used", math.inf) < IDLE_S:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise sa.exc.DisconnectionError from error
 
 
 def _driver_url(url: str) -> str:
@@ -193,7 +219,8 @@ def bulk_insert(
     columns of the rows that were **new** (nothing where none are named; how many there were:
     :func:`bulk_count`).
 
-    PostgreSQL: COPY into a staging table, then one INSERT … SELECT … ON CONFLICT DO NOTHING.
+    PostgreSQL: COPY into a staging table, then one INSERT … SELECT … ON CONFLICT DO NOTHING; a handful of
+    rows in one INSERT … VALUES.
     SQLite: ``executemany``, or multi-row INSERTs where the new rows are asked for.
     """
     return _bulk(session, table, columns, rows, conflict, returning)[0]
@@ -290,13 +317,25 @@ def _insert_postgres(
     connection: Connection,
     table: sa.Table,
     columns: Sequence[str],
-    rows: Iterable[Row],
+    rows: Iterator[Row],
     conflict: Sequence[str] | None,
     returning: Sequence[str],
 ) -> tuple[list[Row], int]:
     names = ", ".join(f'"{name}"' for name in columns)
+    back = f" RETURNING {', '.join(returning)}" if returning else ""
+    tail = f"{_conflict_clause(conflict)}{back}"
+    few = list(itertools.islice(rows, FEW_ROWS + 1))
     cursor = connection.connection.cursor()
     try:
+        if not few:
+            return [], 0
+        if len(few) <= FEW_ROWS:
+            group = f"({', '.join(['%s'] * len(columns))})"
+            values = f"VALUES {', '.join([group] * len(few))}"
+            cursor.execute(
+                f'INSERT INTO "{table.name}" ({names}) {values}{tail}', list(itertools.chain(*few))
+            )
+            return list(cursor.fetchall()) if returning else [], cursor.rowcount
         if conflict is None and not returning:
             target = f'"{table.name}"'
         else:
@@ -305,12 +344,10 @@ def _insert_postgres(
             cursor.execute(f"CREATE TEMP TABLE IF NOT EXISTS {target} ON COMMIT DROP AS {like}")
             cursor.execute(f"TRUNCATE {target}")  # a second batch of the same transaction
         with cursor.copy(f"COPY {target} ({names}) FROM STDIN") as copy:
-            for row in rows:
+            for row in itertools.chain(few, rows):
                 copy.write_row(row)
         if target == f'"{table.name}"':
             return [], cursor.rowcount
-        back = f" RETURNING {', '.join(returning)}" if returning else ""
-        tail = f"{_conflict_clause(conflict)}{back}"
         cursor.execute(f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {target}{tail}')
         return list(cursor.fetchall()) if returning else [], cursor.rowcount
     finally:

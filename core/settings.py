@@ -41,12 +41,17 @@ class Settings(BaseSettings):
     """Where members' browsers reach the public pages: the start of every tracked link."""
     host: str = "127.0.0.1"
     port: int = 8080
+    processes: int = Field(default=1, ge=1, le=64)
+    """Of the web server. Rates of API keys and log-ins are counted in each by itself."""
 
     shop_name: str = "Huiliu Shop"
     shop_url: str = ""
     """The shop's own address: `shop.url` in templates; empty means ``base_url``."""
     shop_timezone: str = "Asia/Shanghai"
     shop_currency: str = "CNY"
+    shop_languages: str = Field(default="", pattern=r"^\s*([A-Za-z]{2,3}([_-][A-Za-z]{2,4})?(\s+|$))*$")
+    """Languages of messages in the order of preference (``zh_CN en``), for members whose own is not there;
+    the first is for members without one. Empty: English first, and the language of the currency."""
 
     smtp_url: str = ""
     """``smtp://[user:password@]host:port[?tls=none|starttls|ssl&weight=…&connections=…&messages=…&warmup=…]``,

@@ -112,8 +112,8 @@ def scored(
     params = _parameters(scoring, as_of, zone)
     with engine.connect({"cells": settings.cells()}) as connection:
         engine.add_view(connection, "previous", snapshot_path(engine, SNAPSHOT, previous), SNAPSHOT_SCHEMA)
-        wanted = {"days": scoring.same_day_once, "gaps": scoring.preset == "standard"}
-        for name in ("facts", "days", "gaps", "measures"):
+        wanted = {"days": scoring.same_day_once, "silent": scoring.preset == "standard"}
+        for name in ("facts", "days", "silent", "measures"):
             # A part that these settings do not ask for is an empty table of the same columns.
             rows = "" if wanted.get(name, True) else " LIMIT 0"
             _run(connection, f"CREATE TEMP TABLE {name} AS {sql(name)}{rows}", params)

@@ -23,6 +23,10 @@ _SENTENCES: dict[str, object] = {
     "sms_segments": _("The text has %(units)s characters: it is sent and paid as %(segments)s messages."),
     "no_opt_out": _("Marketing SMS must say how to leave; end it with “%(hint)s”."),
     "wechat_cut": _("%(name)s is full: WeChat takes %(limit)s characters, longer values are cut."),
+    "wecom_tasks": _(
+        "What differs from member to member makes a task of its own for each; the employee confirms each. "
+        "Without {{ … }} up to 10,000 customers share one."
+    ),
     "link_dead": _("%(url)s answers %(status)s: the page is not there."),
     "link_unreachable": _("%(url)s does not answer."),
     "link_private": _("%(url)s is an address of a private network; members cannot open it."),

@@ -26,7 +26,7 @@ staged AS (
         {stage} AS stage
     FROM (SELECT member_id, epoch_us(registered_at) AS registered_at FROM members) AS p
     LEFT JOIN scored AS s ON s.member_id = p.member_id
-    LEFT JOIN gaps AS g ON g.member_id = p.member_id
+    LEFT JOIN silent AS q ON q.member_id = p.member_id
     LEFT JOIN cells AS c ON c.r = s.r AND c.f = s.f
     WHERE p.registered_at IS NULL OR p.registered_at < $as_of OR s.member_id IS NOT NULL
 )

@@ -4,7 +4,7 @@ CASE
     WHEN s.last_at < $as_of - $churned_us THEN 'churned'
     WHEN s.last_at < $as_of - $active_us THEN 'dormant'
     WHEN s.orders = 1 AND s.first_at >= $as_of - $new_us THEN 'new'
-    WHEN s.orders >= $silence_orders AND $as_of - s.last_at > $silence_factor * g.median_gap THEN 'at_risk'
+    WHEN q.member_id IS NOT NULL THEN 'at_risk'
     WHEN s.monetary > $top_spend THEN 'high_value'
     ELSE 'active'
 END

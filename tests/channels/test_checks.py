@@ -306,3 +306,14 @@ def test_a_provider_that_pauses_a_channel_leaves_one_audit_row(db: Database, set
         entry = session.scalars(sa.select(AuditEntry).where(AuditEntry.action == "channel.pause")).one()
     assert (entry.actor, entry.object_type, entry.object_id) == ("aliyun", "channel", "sms")
     assert "isv.AMOUNT_NOT_ENOUGH" in entry.detail["reason"]
+
+
+def test_a_wecom_text_that_differs_by_member_is_named_with_its_place(settings: Settings) -> None:
+    link = {"title": "Spring", "url": "{{ shop.url }}"}
+    personal = draft(settings, "wecom", text="Hi {{ member.name }}", link=link)
+    assert [(one.code, one.field) for one in checks.findings(settings, personal, [], {})] == [
+        ("wecom_tasks", "en.text"),
+        ("wecom_tasks", "en.link.url"),
+    ]
+    same = draft(settings, "wecom", text="Hi", link={"title": "Spring", "url": "https://shop.example"})
+    assert checks.findings(settings, same, [], {}) == []

@@ -280,6 +280,23 @@ def test_the_language_nearest_to_the_member(
     assert templates.choose_language(available, locale, settings) == expected
 
 
+@pytest.mark.parametrize(
+    ("available", "locale", "expected"),
+    [
+        (["en", "ja", "zh_CN"], "de", "ja"),
+        (["en", "ja", "zh_CN"], None, "ja"),
+        (["en", "ja", "zh_CN"], "zh_TW", "zh_CN"),
+        (["en_GB", "zh_CN"], "de", "en_GB"),
+        (["fr", "zh_CN"], None, "fr"),
+    ],
+)
+def test_a_shop_says_in_which_order_languages_stand_in(
+    settings: Settings, available: list[str], locale: str | None, expected: str
+) -> None:
+    ordered = settings.model_copy(update={"shop_languages": "ja en"})
+    assert templates.choose_language(available, locale, ordered) == expected
+
+
 def test_money_and_dates_read_as_the_language_writes_them(settings: Settings) -> None:
     at = datetime(2026, 1, 31, 16, 30, tzinfo=UTC)
     fields = {

@@ -103,6 +103,8 @@ def test_codes_have_words_by_their_provider() -> None:
     assert codes.meaning("wechat", "wechat", "43101") is not None
     assert codes.meaning("wechat", "wechat", "4310") is None
     assert codes.meaning("twilio", "sms", "30003") is not None
+    assert codes.meaning("wecom", "wecom", "84061") is not None
+    assert codes.meaning("wecom", "wecom", "8406") is None
     assert codes.meaning("aliyun", "sms", "brand.new.code") is None
     assert codes.meaning(None, "email", "4.2.2") == "The mailbox is full"
 

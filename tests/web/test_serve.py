@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -88,6 +89,77 @@ def test_the_server_returns_on_a_signal(number: signal.Signals) -> None:
     finally:
         process.kill()
     assert (process.returncode, output) == (0, "ended\n")
+
+
+MANY = """
+import os, sys
+from web.serve import serve_many
+def make():
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] == "/die":
+            os._exit(3)
+        return [str(os.getpid()).encode()]
+    return app
+serve_many(make, "127.0.0.1", int(sys.argv[1]), processes=2)
+print("ended", flush=True)
+"""
+
+
+def asked(port: int, path: str = "/") -> int | None:
+    """The process that answered, None for none."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return int(answer.read())
+    except OSError:
+        return None
+
+
+def answering(port: int, number: int, seconds: float = 20) -> set[int]:
+    """Wait until so many processes answer."""
+    found: set[int] = set()
+    end = time.monotonic() + seconds
+    while len(found) < number and time.monotonic() < end:
+        found |= {process for process in [asked(port)] if process is not None}
+        time.sleep(0.02)
+    return found
+
+
+def test_several_processes_share_a_port_and_one_that_dies_is_replaced() -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", MANY, str(port)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        first = answering(port, 2)
+        assert len(first) == 2
+        assert asked(port, "/die") is None
+        assert len(answering(port, 1)) == 1, "the other goes on"
+        time.sleep(2)
+        now = answering(port, 2)
+        assert len(now) == 2
+        assert len(now & first) == 1
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (0, "ended\n")
+    assert asked(port) is None
+
+
+def test_a_port_that_somebody_has_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-c", MANY, str(port)]
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=20
+        )
+    assert done.returncode == 1
+    assert "Address already in use" in done.stderr
 
 
 def clock() -> datetime:

@@ -54,11 +54,14 @@ class Guard:
         if not self._seen.test(WRONG_KEYS, address):
             raise TooMany(f"Too many requests with an unknown API key ({WRONG_KEYS}); wait a minute.")
         now = self._clock()
-        with self._database.read() as session:
-            principal = keys.verify(session, token, now)
+        principal = keys.known.get(token, now)
         if principal is None:
-            self._seen.hit(WRONG_KEYS, address)
-            return None
+            with self._database.read() as session:
+                principal = keys.verify(session, token, now)
+            if principal is None:
+                self._seen.hit(WRONG_KEYS, address)
+                return None
+            keys.known.put(token, principal, now)
         if not self._seen.hit(self._rate, f"key:{principal.id}"):
             raise TooMany(
                 f"This API key may send {self._rate}; wait and send again, or send more rows in each request."

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from core import audit
@@ -24,6 +25,8 @@ SCOPES = (INGEST, LOYALTY, READ)
 """Import rows; issue, redeem, earn and spend; look things up."""
 MARK = "hl_"
 PREFIX_CHARS = 10
+KEPT = timedelta(seconds=2)
+MAX_KNOWN = 1000
 USED_EVERY = timedelta(minutes=5)
 """``last_used_at`` is this coarse, so that a busy key does not write on every request."""
 
@@ -75,6 +78,34 @@ def verify(session: Session, secret: str, now: datetime) -> Principal | None:
     return Principal(row.id, row.name, tuple(row.scopes), stale)
 
 
+class Known:
+    """Whose keys were verified a moment ago: a busy system's key is not looked up for every request.
+
+    A key that another process revokes works for at most ``KEPT`` more.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Principal, datetime]] = {}
+
+    def get(self, secret: str, now: datetime) -> Principal | None:
+        """The key's principal, if it was put here less than ``KEPT`` ago."""
+        kept = self._found.get(_digest(secret))
+        return kept[0] if kept is not None and timedelta(0) <= now - kept[1] < KEPT else None
+
+    def put(self, secret: str, principal: Principal, now: datetime) -> None:
+        if len(self._found) >= MAX_KNOWN:
+            self._found.clear()
+        self._found[_digest(secret)] = (replace(principal, stale=False), now)
+
+    def clear(self) -> None:
+        """Look every key up again."""
+        self._found.clear()
+
+
+known = Known()
+"""Of this process."""
+
+
 def note_use(session: Session, key_id: int, now: datetime) -> None:
     """Remember that the key was used."""
     session.execute(
@@ -91,6 +122,9 @@ def revoke(session: Session, key_id: int, by: str, now: datetime) -> None:
     if row.revoked_at is None:
         row.revoked_at = now
         audit.record(session, by, "revoke", "api_key", key_id, now, {"name": row.name})
+        # Also once it is committed: a request may have put the key back meanwhile.
+        known.clear()
+        event.listen(session, "after_commit", lambda _session: known.clear(), once=True)
 
 
 def _digest(secret: str) -> str:

@@ -42,14 +42,23 @@ def up() -> None:
 
 
 @click.command()
-def serve() -> None:
+@click.option("--processes", type=click.IntRange(1, 64), help="How many answer on the port.")
+def serve(processes: int | None) -> None:
     """The console, the HTTP API and the public pages alone."""
     from web.app import create_app
     from web.serve import serve as run_server
+    from web.serve import serve_many
 
     settings, database = open_installation()
-    app = create_app(settings, database)
-    run_server(app, settings.host, settings.port, proxies=settings.trusted_proxies)
+    number = processes or settings.processes
+    host, port, proxies = settings.host, settings.port, settings.trusted_proxies
+    if number == 1:
+        run_server(create_app(settings, database), host, port, proxies=proxies)
+        return
+    database.dispose()  # each process opens its own connections
+    serve_many(
+        lambda: create_app(settings, Database(settings.url)), host, port, processes=number, proxies=proxies
+    )
 
 
 @click.command()

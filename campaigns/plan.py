@@ -23,7 +23,7 @@ from core.errors import InvalidInput
 from core.models import Preference
 from core.settings import Settings
 from core.warehouse.engine import DuckEngine
-from loyalty.batches import validity_end
+from loyalty.batches import validity
 from loyalty.models import CouponBatch
 from segments.evaluate import evaluator
 from segments.recommend.rank import recommend
@@ -191,7 +191,7 @@ def context_of(batch: CouponBatch | None, campaign: Campaign, now: datetime) -> 
     """The part of a message's context that all members of an arm share."""
     context: dict[str, Any] = {"campaign": {"name": campaign.name, "title": campaign.title}}
     if batch is not None:
-        until = validity_end(batch.ends_at, batch.valid_days, batch.starts_at, now)
+        until = validity(batch, now)[1]
         context["coupon"] = {
             "title": batch.title,
             "amount": batch.benefit.get("amount"),

@@ -30,7 +30,8 @@ MAX_RANGE = 1_000
 MAX_LOOP_DEPTH = 2
 
 VARIABLES = frozenset(
-    {"member", "coupon", "points", "shop", "campaign", "unsubscribe_url", "preferences_url", "data"}
+    {"member", "coupon", "points", "shop", "campaign", "data"}
+    | {"unsubscribe_url", "preferences_url", "wallet_url"}
 )
 FUNCTIONS = frozenset({"track", "_track", "range", "recommend"})
 _INTERNAL = frozenset({"_open_url", "_trap_url", "loop"})

@@ -114,6 +114,10 @@ def variables_for(settings: Settings, job: Job, language: str, names: frozenset[
         found["unsubscribe_url"] = tracking.unsubscribe_url(settings.base_url, job.message_id)
     if "preferences_url" in names:
         found["preferences_url"] = tracking.preferences_url(settings.base_url, job.message_id)
+    if "wallet_url" in names:
+        # Whoever only looks at a message is not the member: the link that they see opens nothing.
+        owner = job.member.id if job.tracked else 0
+        found["wallet_url"] = tracking.wallet_url(settings.base_url, owner)
     if "_open_url" in names:
         found["_open_url"] = tracking.open_url(settings.base_url, job.message_id) if job.tracked else "data:,"
     if "_trap_url" in names:

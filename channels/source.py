@@ -83,7 +83,7 @@ def source_of(
     return Source(field_path, plain, environment.from_string(tree), names, links, bounded)
 
 
-READY = frozenset({"unsubscribe_url", "preferences_url", "_open_url", "_trap_url"})
+READY = frozenset({"unsubscribe_url", "preferences_url", "wallet_url", "_open_url", "_trap_url"})
 """Addresses that are encoded once a message, wherever they stand by themselves."""
 
 

@@ -1,8 +1,8 @@
 """Signed public links: open pixel, tracked click, hidden trap, leaving, preferences, callbacks.
 
-Every token names its message and its purpose and is signed, so that a link can neither be made
-up nor be used for something else; a click's token carries its target, so that the redirect
-leads nowhere but where the template pointed.
+Every token names its message (a wallet's: its member) and its purpose and is signed, so that a link
+can neither be made up nor be used for something else; a click's token carries its target, so that the
+redirect leads nowhere but where the template pointed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from core.settings import Settings
 
 OPEN, CLICK, UNSUBSCRIBE, PREFERENCES = "open", "click", "unsubscribe", "preferences"
 TRAP = "trap"
+WALLET, WISHES = "wallet", "member-preferences"
+"""Purposes of tokens that name a member; ``WISHES`` leads to the same page as ``PREFERENCES``."""
 CONFIRM = "confirm"
 HUMAN, PROXY, SCANNER = "human", "proxy", "scanner"
 """Who opened or clicked; :mod:`channels.visits` tells."""
@@ -59,6 +61,22 @@ def unsubscribe_url(base_url: str, message_id: int) -> str:
 
 def preferences_url(base_url: str, message_id: int) -> str:
     return f"{base_url}/p/{crypto.keyring().sign(PREFERENCES, str(message_id))}"
+
+
+def wallet_url(base_url: str, member_id: int) -> str:
+    """The member's own page: good until the member is erased, so it belongs into messages to them alone."""
+    return f"{base_url}/w/{crypto.keyring().sign(WALLET, str(member_id))}"
+
+
+def member_preferences_url(base_url: str, member_id: int) -> str:
+    """The preference centre from the wallet, where no message leads to it."""
+    return f"{base_url}/p/{crypto.keyring().sign(WISHES, str(member_id))}"
+
+
+def read_member(purpose: str, token: str) -> int | None:
+    """The member that a token of ``WALLET`` or ``WISHES`` names, or None."""
+    payload = crypto.keyring().verify(purpose, token)
+    return None if payload is None else int(payload)
 
 
 def read_click(token: str) -> Click | None:

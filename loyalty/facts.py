@@ -23,7 +23,7 @@ FACTS = (
             Coupon.issue_key,
             Redemption.order_ref,
             Redemption.basket_minor,
-            Redemption.discount_minor,
+            (Redemption.discount_minor - Redemption.returned_discount_minor).label("discount_minor"),
             Redemption.currency,
             Redemption.redeemed_at,
             Redemption.rolled_back_at,

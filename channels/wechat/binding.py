@@ -108,13 +108,15 @@ def _signature(text: str) -> str:
     return crypto.keyring().blind_index(_STATE, text)
 
 
-def authorize_url(settings: Settings, state: str) -> str:
-    """WeChat's page where the member agrees; it leads back to ``/w/bound``."""
+def authorize_url(
+    settings: Settings, state: str, back: str = "/w/bound", scope: str | None = None
+) -> str:
+    """WeChat's page where the member agrees; it leads back to ``back``. ``scope``: None is the shop's."""
     query = {
         "appid": settings.wechat_appid,
-        "redirect_uri": f"{settings.base_url}/w/bound",
+        "redirect_uri": f"{settings.base_url}{back}",
         "response_type": "code",
-        "scope": settings.wechat_scope,
+        "scope": scope or settings.wechat_scope,
         "state": state,
     }
     # WeChat reads the parameters in this order, and only so before its fragment.

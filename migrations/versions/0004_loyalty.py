@@ -233,6 +233,15 @@ def upgrade() -> None:
     with op.batch_alter_table('points_transfers', schema=None) as batch_op:
         batch_op.create_index('ix_points_transfers_giver_id_at', ['giver_id', 'at'], unique=False)
 
+    op.create_table('promotion_notices',
+    sa.Column('promotion_id', db.BigId, nullable=False),
+    sa.Column('number', sa.Integer(), nullable=False),
+    sa.Column('texts', db.Json, nullable=False),
+    sa.Column('published_at', db.UTCDateTime(), nullable=False),
+    sa.Column('published_by', sa.String(length=200), nullable=False),
+    sa.ForeignKeyConstraint(['promotion_id'], ['promotions.id'], name=op.f('fk_promotion_notices_promotion_id_promotions')),
+    sa.PrimaryKeyConstraint('promotion_id', 'number', name=op.f('pk_promotion_notices'))
+    )
     op.create_table('referral_programs',
     sa.Column('id', db.BigId, nullable=False),
     sa.Column('name', sa.String(length=80), nullable=False),
@@ -409,6 +418,23 @@ def upgrade() -> None:
     with op.batch_alter_table('points_lots', schema=None) as batch_op:
         batch_op.add_column(sa.Column('rolling', sa.Boolean(), server_default='0', nullable=False))
 
+    with op.batch_alter_table('promotion_takes', schema=None) as batch_op:
+        batch_op.add_column(sa.Column('take_key', sa.String(length=128), nullable=True))
+        batch_op.add_column(sa.Column('member_id', db.BigId, nullable=True))
+        batch_op.add_column(sa.Column('state', sa.String(length=20), server_default='held', nullable=False))
+        batch_op.add_column(sa.Column('day', sa.String(length=10), nullable=True))
+        batch_op.add_column(sa.Column('expires_at', db.UTCDateTime(), nullable=True))
+        batch_op.add_column(sa.Column('confirmed_at', db.UTCDateTime(), nullable=True))
+        batch_op.create_index('ix_promotion_takes_member_id_promotion_id', ['member_id', 'promotion_id'], unique=False)
+        batch_op.create_index('ix_promotion_takes_open', ['expires_at'], unique=False, sqlite_where=sa.text("state = 'held'"), postgresql_where=sa.text("state = 'held'"))
+        batch_op.create_index('ix_promotion_takes_take_key', ['take_key'], unique=False)
+        batch_op.create_foreign_key(batch_op.f('fk_promotion_takes_member_id_members'), 'members', ['member_id'], ['id'])
+
+    with op.batch_alter_table('promotions', schema=None) as batch_op:
+        batch_op.add_column(sa.Column('per_member_limit', sa.Integer(), nullable=True))
+        batch_op.add_column(sa.Column('daily_limit', sa.Integer(), nullable=True))
+        batch_op.add_column(sa.Column('large_sale', sa.Boolean(), server_default='0', nullable=False))
+
     with op.batch_alter_table('redemptions', schema=None) as batch_op:
         batch_op.add_column(sa.Column('returned_basket_minor', sa.BigInteger(), server_default='0', nullable=False))
         batch_op.add_column(sa.Column('returned_discount_minor', sa.BigInteger(), server_default='0', nullable=False))
@@ -421,6 +447,23 @@ def downgrade() -> None:
     with op.batch_alter_table('redemptions', schema=None) as batch_op:
         batch_op.drop_column('returned_discount_minor')
         batch_op.drop_column('returned_basket_minor')
+
+    with op.batch_alter_table('promotions', schema=None) as batch_op:
+        batch_op.drop_column('large_sale')
+        batch_op.drop_column('daily_limit')
+        batch_op.drop_column('per_member_limit')
+
+    with op.batch_alter_table('promotion_takes', schema=None) as batch_op:
+        batch_op.drop_constraint(batch_op.f('fk_promotion_takes_member_id_members'), type_='foreignkey')
+        batch_op.drop_index('ix_promotion_takes_take_key')
+        batch_op.drop_index('ix_promotion_takes_open', sqlite_where=sa.text("state = 'held'"), postgresql_where=sa.text("state = 'held'"))
+        batch_op.drop_index('ix_promotion_takes_member_id_promotion_id')
+        batch_op.drop_column('confirmed_at')
+        batch_op.drop_column('expires_at')
+        batch_op.drop_column('day')
+        batch_op.drop_column('state')
+        batch_op.drop_column('member_id')
+        batch_op.drop_column('take_key')
 
     with op.batch_alter_table('points_lots', schema=None) as batch_op:
         batch_op.drop_column('rolling')
@@ -480,6 +523,7 @@ def downgrade() -> None:
 
     op.drop_table('tier_moves')
     op.drop_table('referral_programs')
+    op.drop_table('promotion_notices')
     with op.batch_alter_table('points_transfers', schema=None) as batch_op:
         batch_op.drop_index('ix_points_transfers_giver_id_at')
 

@@ -24,6 +24,8 @@ from core.warehouse.engine import DuckEngine
 from core.warehouse.replica import Replica, read
 from loyalty import coupons, earning, points, settlement
 from loyalty.models import Coupon, PointsEntry, Redemption
+from loyalty.tiers import review, store
+from loyalty.tiers.model import Program, Tier
 from segments import erasure, lists
 from segments.facts import FACTS
 from tests.conftest import count
@@ -55,6 +57,9 @@ class Everything:
         self.coupons_and_orders()
         self.messages()
         with database.write() as session:
+            ladder = (Tier("silver", "Silver", 0),)
+            store.save_program(session, Program(ladder), "ann", NOW)
+            review.review(session, store.load_program(session), NOW)
             lists.create(session, name="all", title="All", external_ids=self.ids, by="ann", now=NOW)
 
     def load(self, kind: str, rows: list[dict[str, Any]]) -> Any:
@@ -163,7 +168,8 @@ def test_an_erasure_rewrites_only_months_that_held_the_member(shop: Everything) 
         if not Path(name).exists() or Path(name).stat().st_mtime_ns != written
     }
     assert touched == {
-        "members/all", "consents/all", "lists/all", "orders/2026-02", "order_lines/2026-02", "events/2026-02",
+        "members/all", "consents/all", "lists/all", "tiers/all", "orders/2026-02", "order_lines/2026-02",
+        "events/2026-02",
         "points/2026-03", "redemptions/2026-02", "touches/2026-01", "touches/2025-12",
     }  # fmt: skip
 

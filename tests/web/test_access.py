@@ -22,6 +22,13 @@ from web.roles import ROLES, Permission, permissions_of
 
 ROLE_OF = {email: roles[0] for email, roles in seed.USERS.items() if email != "boss@example.com"}
 VALUES: dict[str, Any] = {
+    "hit_id": 1,
+    "kind": "device",
+    "digest": "0" * 32,
+    "program_id": 1,
+    "referral_id": 1,
+    "op": "approve",
+    "offer_id": 1,
     "member_id": 9,
     "name": "tea-week",
     "batch_id": 1,
@@ -42,6 +49,18 @@ VALUES: dict[str, Any] = {
 # What each action needs, written down here again on purpose: a slip in a decorator shows.
 NEEDS = {
     Permission.EDIT: {
+        "review.decide",
+        "review.withdraw",
+        "review.save_rules",
+        "referrals.create",
+        "referrals.create_post",
+        "referrals.edit",
+        "referrals.edit_post",
+        "referrals.archive",
+        "referrals.decide",
+        "groups.create",
+        "groups.create_post",
+        "groups.archive",
         "campaigns.create",
         "campaigns.create_post",
         "campaigns.edit",

@@ -167,6 +167,11 @@ def test_every_endpoint_needs_a_key_with_its_scope(db: Database, client: FlaskCl
         ("post", "points/refund"): "loyalty",
         ("get", "members/a/points"): "read",
         ("get", "members/a/tier"): "read",
+        ("get", "members/a/referral-link"): "read",
+        ("post", "referrals"): "loyalty",
+        ("post", "groups"): "loyalty",
+        ("post", "groups/join"): "loyalty",
+        ("get", "groups/X"): "read",
         ("post", "promotions/evaluate"): "read",
         ("post", "segments/count"): "read",
     }

@@ -125,31 +125,6 @@ class IssuesOut(BaseModel):
     coupons: list[IssuedOut]
 
 
-class RedeemIn(Body):
-    code: Text
-    order_id: Text
-    basket_minor: Basket
-    currency: Currency | None = Field(None, description="The shop's currency where it is left out")
-    member_id: Text | None = None
-
-
-class RollbackIn(Body):
-    code: Text
-    order_id: Text
-
-
-class RedeemedOut(BaseModel):
-    redemption_id: int
-    code: str
-    batch: str
-    order_id: str
-    basket_minor: int
-    discount_minor: int
-    currency: str
-    redeemed_at: datetime
-    rolled_back_at: datetime | None
-
-
 class CouponOut(BaseModel):
     code: str
     batch: str

@@ -79,20 +79,26 @@ Option = tuple[str, str, bool]
 def add_routes(
     blueprint: Blueprint, database: Database, settings: Settings, now: Callable[[], datetime]
 ) -> None:
-    """``/p/<token>``, for the member of the message that the token names."""
+    """``/p/<token>``, for the member of the message that the token names, or the member itself."""
 
     def member_of(token: str) -> tuple[int, str, str] | None:
         """(id, language, channel of the message) of the member, or None for a link that is not good."""
+        own = tracking.read_member(tracking.WISHES, token)
         message_id = tracking.read_message(tracking.PREFERENCES, token)
-        if message_id is None:
+        if own is None and message_id is None:
             return None
         with database.read() as session:
+            if own is not None:
+                known = session.get(Member, own)
+                if known is None or known.erased_at is not None:
+                    return None
+                return own, language_of(known.locale), ""
             row = session.execute(
                 sa.select(Member.id, Member.locale, Message.channel)
                 .join(Message, Message.member_id == Member.id)
                 .where(Message.id == message_id, Member.erased_at.is_(None))
             ).one_or_none()
-        return None if row is None else (row.id, _language(row.locale), row.channel)
+        return None if row is None else (row.id, language_of(row.locale), row.channel)
 
     def shown(member_id: int, language: str, done: str = "") -> Response:
         with database.read() as session:
@@ -127,7 +133,7 @@ def add_routes(
         return shown(member_id, language, _text(done, language))
 
 
-def _language(locale: str | None) -> str:
+def language_of(locale: str | None) -> str:
     """As the switch says, else as the member's profile does, else as the browser asks."""
     asked = request.args.get("lang", "")
     if asked in LANGUAGES:

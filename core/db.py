@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
@@ -180,13 +180,41 @@ def lock_rows(session: Session, table: sa.FromClause, ids: Sequence[int]) -> Non
     SQLite's writer already holds the whole database, so there it does nothing.
     """
     if session.get_bind().dialect.name == "postgresql" and ids:
-        key = next(iter(table.primary_key))
-        session.execute(
-            sa.select(key)
-            .where(key == sa.any_(sa.cast(list(ids), sa.ARRAY(sa.BigInteger))))
-            .order_by(key)
-            .with_for_update(key_share=True)
-        )
+        session.execute(_lock_of(table), {"ids": list(ids)})
+
+
+@lru_cache(maxsize=100)
+def _lock_of(table: sa.FromClause) -> sa.Select[*tuple[Any, ...]]:
+    key = next(iter(table.primary_key))
+    return (
+        sa.select(key)
+        .where(key == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger))))
+        .order_by(key)
+        .with_for_update(key_share=True)
+    )
+
+
+def among_named(dialect: str, column: Any, name: str) -> sa.ColumnElement[bool]:
+    """:func:`among` in a statement that is made once and run often: its values are the parameter ``name``,
+    as :func:`named` gives them."""
+    if dialect == "postgresql":
+        kind = sa.BigInteger if isinstance(column.type, sa.Integer) else sa.Text
+        condition: sa.ColumnElement[bool] = column == sa.any_(sa.bindparam(name, type_=sa.ARRAY(kind)))
+        return condition
+    each = sa.func.json_each(sa.bindparam(name)).table_valued("value")
+    listed: sa.ColumnElement[bool] = column.in_(sa.select(each.c.value))
+    return listed
+
+
+def named(dialect: str, values: Iterable[int | str | None]) -> list[Any] | str:
+    """Values for a parameter of :func:`among_named`."""
+    found = list(values)
+    return found if dialect == "postgresql" else json.dumps(found)
+
+
+def dialect_of(session: Session) -> str:
+    """``sqlite`` or ``postgresql``."""
+    return session.get_bind().dialect.name
 
 
 def among(session: Session, column: Any, values: Iterable[int | str | None]) -> sa.ColumnElement[bool]:

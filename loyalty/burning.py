@@ -22,6 +22,20 @@ from loyalty.models import PointsEntry, PointsLot
 from loyalty.points import balance, check_points
 
 MAX_SOURCE = 128
+_E = PointsEntry.__table__.c
+_BURNED = (
+    sa.select(_E.lot_id, -sa.func.sum(_E.delta))
+    .where(
+        _E.member_id == sa.bindparam("member"),
+        _E.lot_id.is_not(None),
+        sa.or_(
+            sa.and_(_E.kind == SPEND, _E.source_id == sa.bindparam("source")),
+            sa.and_(_E.kind == REFUND, _E.origin == sa.bindparam("origin")),
+        ),
+    )
+    .group_by(_E.lot_id)
+    .order_by(sa.func.min(_E.id))
+)
 
 
 @dataclass(frozen=True)
@@ -108,20 +122,8 @@ def draw(session: Session, member_id: int, points: int, source_id: str, now: dat
 
 def _burned_by_lot(session: Session, member_id: int, source_id: str) -> dict[int, int]:
     """Points of a burn that were not given back yet, by lot in the order they were taken."""
-    origin = burn_origin(source_id)
-    rows = session.execute(
-        sa.select(PointsEntry.lot_id, -sa.func.sum(PointsEntry.delta))
-        .where(
-            PointsEntry.member_id == member_id,
-            PointsEntry.lot_id.is_not(None),
-            sa.or_(
-                sa.and_(PointsEntry.kind == SPEND, PointsEntry.source_id == source_id),
-                sa.and_(PointsEntry.kind == REFUND, PointsEntry.origin == origin),
-            ),
-        )
-        .group_by(PointsEntry.lot_id)
-        .order_by(sa.func.min(PointsEntry.id))
-    )
+    params = {"member": member_id, "source": source_id, "origin": burn_origin(source_id)}
+    rows = session.execute(_BURNED, params)
     return {lot_id: int(points) for lot_id, points in rows if lot_id is not None}
 
 

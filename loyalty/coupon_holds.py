@@ -33,6 +33,7 @@ from loyalty.uses import (
     find_locked,
     give_codes_back,
     lock_coupon,
+    see,
     set_state,
     take_budget,
     user_of,
@@ -80,7 +81,7 @@ def hold(
     before = _repeated(session, idempotency_key, digest)
     if before is not None:
         return before
-    coupon = find_locked(session, code, basket, idempotency_key, now)
+    coupon = find_locked(session, code, see(session, code), basket, idempotency_key, now)
     before = _repeated(session, idempotency_key, digest)
     if before is not None:
         return before

@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import audit
@@ -21,6 +22,8 @@ from core.times import instant
 from loyalty.lots import add_months
 
 PREFERENCE = "loyalty.earn"
+_PREFERENCES = Preference.__table__.c
+_STORED = sa.select(_PREFERENCES.value).where(_PREFERENCES.key == PREFERENCE)
 MAX_RATE = 10_000
 MAX_TIMES = 100
 MAX_DECIMALS = 4
@@ -129,8 +132,8 @@ def rule_of(value: Mapping[str, Any]) -> EarnRule:
 
 def load_rule(session: Session) -> EarnRule:
     """The stored rule, or the defaults."""
-    stored = session.get(Preference, PREFERENCE)
-    return rule_of(stored.value) if stored is not None else EarnRule()
+    stored = session.execute(_STORED).scalar_one_or_none()
+    return rule_of(stored) if stored is not None else EarnRule()
 
 
 def save_rule(session: Session, rule: EarnRule, by: str, now: datetime) -> None:

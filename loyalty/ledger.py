@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_insert, lock_rows
+from core.db import among_named, bulk_insert, dialect_of, lock_rows, named
 from core.errors import Conflict
 from core.models import Member
 from core.warehouse.replica import mark
@@ -35,6 +36,14 @@ _LOT_COLUMNS = (
     "snapshot",
     "rolling",
     "created_at",
+)
+_LOTS = PointsLot.__table__
+assert isinstance(_LOTS, sa.Table)
+# Relative, so that the table's check constraint stands behind the lock.
+_MOVE = (
+    sa.update(_LOTS)
+    .where(_LOTS.c.id == sa.bindparam("lot"))
+    .values(remaining=_LOTS.c.remaining + sa.bindparam("delta"))
 )
 _ENTRY_COLUMNS = ("member_id", "lot_id", "kind", "source_id", "origin", "delta", "at")
 
@@ -74,33 +83,44 @@ def lock_members(session: Session, member_ids: Iterable[int]) -> None:
 
 def debts(session: Session, member_ids: Iterable[int]) -> dict[int, int]:
     """Points owed, of the members who owe any."""
-    total = sa.func.sum(PointsEntry.delta)
-    rows = session.execute(
-        sa.select(PointsEntry.member_id, total)
-        .where(among(session, PointsEntry.member_id, member_ids), PointsEntry.lot_id.is_(None))
-        .group_by(PointsEntry.member_id)
+    dialect = dialect_of(session)
+    rows = session.execute(_debts(dialect), {"members": named(dialect, member_ids)})
+    return {member_id: -int(owed) for member_id, owed in rows}
+
+
+@lru_cache
+def _debts(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    entries = PointsEntry.__table__.c
+    total = sa.func.sum(entries.delta)
+    return (
+        sa.select(entries.member_id, total)
+        .where(among_named(dialect, entries.member_id, "members"), entries.lot_id.is_(None))
+        .group_by(entries.member_id)
         .having(total < 0)
     )
-    return {member_id: -int(owed) for member_id, owed in rows}
 
 
 def holdings(session: Session, member_ids: Sequence[int], now: datetime) -> dict[int, Holding]:
     """What each of the members holds in lots that are not over at ``now``, and owes."""
     found = {member_id: Holding(member_id) for member_id in member_ids}
-    lots = session.execute(
-        sa.select(
-            PointsLot.member_id,
-            PointsLot.id,
-            PointsLot.remaining,
-            PointsLot.available_at,
-            PointsLot.expires_at,
-        ).where(among(session, PointsLot.member_id, found), PointsLot.remaining > 0, not_over(now))
-    )
+    dialect = dialect_of(session)
+    lots = session.execute(_live_lots(dialect), {"members": named(dialect, found), "now": now})
     for member_id, lot_id, remaining, available_at, expires_at in lots:
         found[member_id].lots.append(Lot(lot_id, remaining, available_at, expires_at))
     for member_id, owed in debts(session, found).items():
         found[member_id].debt = owed
     return found
+
+
+@lru_cache
+def _live_lots(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    lots = PointsLot.__table__.c
+    now = sa.bindparam("now", type_=lots.expires_at.type)
+    return sa.select(lots.member_id, lots.id, lots.remaining, lots.available_at, lots.expires_at).where(
+        among_named(dialect, lots.member_id, "members"),
+        lots.remaining > 0,
+        sa.or_(lots.expires_at.is_(None), lots.expires_at > now),
+    )
 
 
 def not_over(now: datetime) -> sa.ColumnElement[bool]:
@@ -123,15 +143,8 @@ def write(session: Session, changes: Sequence[Change], now: datetime) -> None:
         if change.lot_id is not None and change.kind not in CREATION:
             moved[change.lot_id] += change.delta
     if moved:
-        lots = PointsLot.__table__
-        assert isinstance(lots, sa.Table)
-        # Relative, so that the table's check constraint stands behind the lock.
-        session.connection().execute(
-            sa.update(lots)
-            .where(lots.c.id == sa.bindparam("lot"))
-            .values(remaining=lots.c.remaining + sa.bindparam("delta")),
-            [{"lot": lot, "delta": delta} for lot, delta in sorted(moved.items())],
-        )
+        deltas = [{"lot": lot, "delta": delta} for lot, delta in sorted(moved.items())]
+        session.connection().execute(_MOVE, deltas)
     mark(session, POINTS, [now])
 
 

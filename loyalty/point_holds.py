@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_insert
+from core.db import among, among_named, bulk_insert, dialect_of, named
 from core.errors import Conflict, InvalidInput, NotFound
 from loyalty import earn_rules, ledger, requests
 from loyalty.ledger import NotEnough
@@ -161,7 +162,23 @@ def open_hold(session: Session, member_id: int, hold_id: int, now: datetime) -> 
 
 def expire_holds_of(session: Session, member_ids: Iterable[int], now: datetime) -> int:
     """Resolve the holds of locked members whose time is over; how many."""
-    return _expire(session, among(session, PointsHold.member_id, member_ids), now)
+    dialect = dialect_of(session)
+    params = {"members": named(dialect, member_ids), "now": now}
+    due = session.execute(_over(dialect), params).all()
+    if due:
+        _resolve(session, due, EXPIRED, now)
+    return len(due)
+
+
+@lru_cache
+def _over(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    holds = PointsHold.__table__.c
+    now = sa.bindparam("now", type_=holds.expires_at.type)
+    return (
+        sa.select(holds.id, holds.member_id, holds.points, holds.source_id)
+        .where(among_named(dialect, holds.member_id, "members"), holds.state == HELD, holds.expires_at <= now)
+        .order_by(holds.id)
+    )
 
 
 def expire_holds(session: Session, now: datetime, limit: int) -> int:

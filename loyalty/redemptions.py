@@ -37,6 +37,7 @@ from loyalty.uses import (
     lock_coupon,
     locked_coupons,
     resolve,
+    see,
     set_state,
     take_budget,
     unknown,
@@ -60,6 +61,13 @@ __all__ = [
 
 REDEMPTIONS = "redemptions"
 """Name of the fact table of the warehouse."""
+_R, _C, _B = Redemption.__table__, Coupon.__table__, CouponBatch.__table__
+_BY_KEY = (
+    sa.select(_R, _C.c.code, _B.c.name.label("batch"))
+    .join_from(_R, _C, _C.c.id == _R.c.coupon_id)
+    .join(_B, _B.c.id == _C.c.batch_id)
+    .where(_R.c.idempotency_key == sa.bindparam("key"))
+)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -101,10 +109,13 @@ def redeem(
     """
     basket = Basket(order_ref, basket_minor, currency, member_external_id).checked()
     digest = fingerprint({"code": codes.plain(code), **_body(basket)})
-    before = _repeated(session, idempotency_key, digest)
-    if before is not None:
-        return before
-    coupon = find_locked(session, code, basket, idempotency_key, now)
+    seen = see(session, code)
+    if seen is None:
+        # A code that many use may have been withdrawn since it was used with this key.
+        before = _repeated(session, idempotency_key, digest)
+        if before is not None:
+            return before
+    coupon = find_locked(session, code, seen, basket, idempotency_key, now)
     before = _repeated(session, idempotency_key, digest)
     return before or _use(session, coupon, basket, None, idempotency_key, digest, now)
 
@@ -262,23 +273,16 @@ def _hold_to_take(
 
 
 def _repeated(session: Session, key: str, digest: str) -> Redeemed | None:
-    row = session.execute(
-        sa.select(Redemption, Coupon.code, CouponBatch.name)
-        .join(Coupon, Coupon.id == Redemption.coupon_id)
-        .join(CouponBatch, CouponBatch.id == Coupon.batch_id)
-        .where(Redemption.idempotency_key == check_key(key))
-        .execution_options(populate_existing=True)
-    ).one_or_none()
-    if row is None:
+    found = session.execute(_BY_KEY, {"key": check_key(key)}).one_or_none()
+    if found is None:
         return None
-    found, code, batch = row
     if found.request_hash != digest:
         raise other_body(key)
     # The answer of a redemption stays what it was, also after its order was refunded.
-    return replace(answer(found, code, batch), returned_basket_minor=0, returned_discount_minor=0)
+    return replace(answer(found, found.code, found.batch), returned_basket_minor=0, returned_discount_minor=0)
 
 
-def answer(found: Redemption, code: str, batch: str, rolled_back_at: datetime | None = None) -> Redeemed:
+def answer(found: Any, code: str, batch: str, rolled_back_at: datetime | None = None) -> Redeemed:
     """A stored use as it is told."""
     return Redeemed(
         found.id,

@@ -21,6 +21,10 @@ from loyalty.models import LoyaltyRequest
 from loyalty.sets import insert_new
 
 MAX_KEY = 128
+_TABLE = LoyaltyRequest.__table__
+assert isinstance(_TABLE, sa.Table)
+_STORED = sa.select(_TABLE.c.request_hash, _TABLE.c.answer).where(_TABLE.c.key == sa.bindparam("key"))
+_REMEMBER = sa.update(_TABLE).where(_TABLE.c.key == sa.bindparam("of")).values(answer=sa.bindparam("answer"))
 
 
 def fingerprint(body: Mapping[str, Any]) -> str:
@@ -56,9 +60,7 @@ def claim(session: Session, key: str, body: Mapping[str, Any], now: datetime) ->
     row = {"key": check_key(key), "request_hash": digest, "answer": {}, "at": now}
     if insert_new(session, LoyaltyRequest.__table__, row, ["key"]) is not None:
         return None
-    stored = session.execute(
-        sa.select(LoyaltyRequest.request_hash, LoyaltyRequest.answer).where(LoyaltyRequest.key == key)
-    ).one()
+    stored = session.execute(_STORED, {"key": key}).one()
     if stored.request_hash != digest:
         raise other_body(key)
     return dict(stored.answer)
@@ -66,4 +68,4 @@ def claim(session: Session, key: str, body: Mapping[str, Any], now: datetime) ->
 
 def remember(session: Session, key: str, answer: Mapping[str, Any]) -> None:
     """Keep the answer of a key claimed in this transaction."""
-    session.execute(sa.update(LoyaltyRequest).where(LoyaltyRequest.key == key).values(answer=dict(answer)))
+    session.execute(_REMEMBER, {"of": key, "answer": dict(answer)})

@@ -104,42 +104,57 @@ def unknown(code: str) -> NotFound:
     return NotFound(f"The code {code} is not known here. It was typed correctly; ask where it comes from.")
 
 
+_COUPONS, _BATCHES = Coupon.__table__, CouponBatch.__table__
+_C, _B = _COUPONS.c, _BATCHES.c
+
+
 def coupons_with_batches() -> sa.Select[*tuple[Any, ...]]:
     """Codes with what decides about them, in id order."""
     return (
         sa.select(
-            Coupon.id,
-            Coupon.code,
-            Coupon.state,
-            Coupon.member_id,
-            Coupon.valid_from,
-            Coupon.valid_until,
-            Coupon.batch_id,
-            Coupon.issue_key,
-            CouponBatch.name.label("batch"),
-            CouponBatch.benefit,
-            CouponBatch.currency,
-            CouponBatch.min_spend_minor,
-            CouponBatch.archived_at,
-            CouponBatch.budget_minor,
-            CouponBatch.daily_per_member_limit,
-            CouponBatch.total_limit,
-            CouponBatch.timezone,
-            CouponBatch.transferable,
+            _C.id,
+            _C.code,
+            _C.state,
+            _C.member_id,
+            _C.valid_from,
+            _C.valid_until,
+            _C.batch_id,
+            _C.issue_key,
+            _B.name.label("batch"),
+            _B.benefit,
+            _B.currency,
+            _B.min_spend_minor,
+            _B.archived_at,
+            _B.budget_minor,
+            _B.daily_per_member_limit,
+            _B.total_limit,
+            _B.timezone,
+            _B.transferable,
         )
-        .join(CouponBatch, CouponBatch.id == Coupon.batch_id)
-        .order_by(Coupon.id)
+        .join_from(_COUPONS, _BATCHES, _B.id == _C.batch_id)
+        .order_by(_C.id)
     )
 
 
 def locked_coupons() -> sa.Select[*tuple[Any, ...]]:
     """:func:`coupons_with_batches`, their rows locked in id order when it is run."""
-    return coupons_with_batches().with_for_update(of=Coupon, key_share=True)
+    return coupons_with_batches().with_for_update(of=_COUPONS, key_share=True)
+
+
+# Made once: at a till, putting a statement together would cost more than running it.
+_LOCK = locked_coupons().where(_C.code == sa.bindparam("code"))
+_SEEN = (
+    sa.select(_C.member_id, _B.daily_per_member_limit)
+    .join_from(_COUPONS, _BATCHES, _B.id == _C.batch_id)
+    .where(_C.code == sa.bindparam("code"))
+)
+assert isinstance(_COUPONS, sa.Table)
+_SET_STATE = sa.update(_COUPONS).where(_C.id == sa.bindparam("coupon")).values(state=sa.bindparam("to"))
 
 
 def lock_coupon(session: Session, code: str) -> sa.Row[Any] | None:
     """The code with its batch, its row locked: nothing that decides is read before."""
-    return session.execute(locked_coupons().where(Coupon.code == code)).one_or_none()
+    return session.execute(_LOCK, {"code": code}).one_or_none()
 
 
 def is_generic(coupon: Any) -> bool:
@@ -147,17 +162,18 @@ def is_generic(coupon: Any) -> bool:
     return bool(coupon.issue_key.startswith("generic:"))
 
 
-def find_locked(session: Session, text: str, basket: Basket, key: str, now: datetime) -> Any:
+def see(session: Session, text: str) -> Any:
+    """Of the code that ``text`` is: its member and its batch's limit a day; None: no code of ours alone."""
+    return session.execute(_SEEN, {"code": codes.plain(text)}).one_or_none()
+
+
+def find_locked(session: Session, text: str, seen: Any, basket: Basket, key: str, now: datetime) -> Any:
     """The code that ``text`` means, its row locked. InvalidInput: a typing error. NotFound: no such code.
 
-    A code that many use becomes the member's own one first; :class:`Refused` says which limit forbids.
+    ``seen`` is what :func:`see` found, whom to lock before the code. A code that many use becomes the
+    member's own one first; :class:`Refused` says which limit forbids.
     """
     code = codes.plain(text)
-    seen = session.execute(
-        sa.select(Coupon.member_id, CouponBatch.daily_per_member_limit)
-        .join(CouponBatch, CouponBatch.id == Coupon.batch_id)
-        .where(Coupon.code == code)
-    ).one_or_none()
     if seen is None:
         code = _own_code(session, code, text, basket, key, now)
     elif seen.daily_per_member_limit is not None:
@@ -329,10 +345,7 @@ def take_budget(session: Session, coupon: Any, amount_minor: int) -> None:
 
 
 def set_state(session: Session, coupon_id: int, state: str) -> None:
-    session.execute(
-        sa.update(Coupon).where(Coupon.id == coupon_id).values(state=state),
-        execution_options={"synchronize_session": False},
-    )
+    session.execute(_SET_STATE, {"coupon": coupon_id, "to": state})
 
 
 def give_codes_back(session: Session, coupons: Iterable[Any], now: datetime) -> None:

@@ -17,7 +17,7 @@ from core import crypto
 from tests.bench.measure import REPETITIONS, Comparison
 from tests.conftest import SECRET
 
-NAMES = ("refresh", "rules", "run", "deliver", "imports", "clv", "console", "wechat", "promotions")
+NAMES = ("refresh", "rules", "run", "deliver", "imports", "clv", "console", "wechat", "promotions", "loyalty")
 HEAD = (
     "bench",
     "case",

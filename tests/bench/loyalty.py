@@ -36,7 +36,7 @@ from loyalty.models import Coupon, PointsLot
 from tests import postgres
 from tests.bench import load
 from tests.bench.measure import Comparison, Sample, compare, take_turns
-from tests.conftest import SECRET
+from tests.conftest import SECRET, count
 from web.api import keys
 from web.app import create_app
 
@@ -47,6 +47,8 @@ AT_LEAST, AT_MOST_P99 = 0.3, 5.0
 MEMBERS = 20_000
 LOT = 1_000_000
 PER_CLIENT = 1_000_000
+FASTEST = 10_000
+"""Transactions a second that pgbench has rows for."""
 COUPON_ID, MEMBER_ID = 700_000_000, 710_000_000
 """First ids of the rows that are used by number; far from every other number in the statements."""
 NOW = datetime.now(UTC)
@@ -63,12 +65,14 @@ class Case:
     path: str
     body: Callable[[int], dict[str, Any]]
     stands_for: Mapping[Any, str]
+    table: str
+    """Gains a row a request."""
 
 
 class Shop:
     """A migrated database on PostgreSQL with codes, members and points; its API key."""
 
-    def __init__(self, database: Database, codes_: int) -> None:
+    def __init__(self, database: Database, codes_: int, per_client: int) -> None:
         self.database = database
         with database.write() as session:
             new = NewBatch("bench", "Bench", {"type": "fixed", "amount": 100}, "CNY")
@@ -79,15 +83,15 @@ class Shop:
                 rows = [(None, f"r{n}") for n in range(start, min(codes_ + 1, start + coupons.MAX_ISSUE))]
                 issued |= coupons.issue(session, batch, rows, NOW)
             self.codes = list(issued.values())
-            self._numbered(session, batch.id, codes_)
+            self._numbered(session, per_client)
 
-    def _numbered(self, session: Any, batch: int, codes_: int) -> None:
+    def _numbered(self, session: Any, per_client: int) -> None:
         """Rows that pgbench can name by a number: codes, and members with a lot of points each."""
         first = session.execute(sa.select(Coupon.__table__).limit(1)).mappings().one()
         made = {"id": None, "code": None, "issue_key": None}
         columns = [*made, *(name for name in first if name not in made)]
         rest = tuple(first[name] for name in columns[len(made) :])
-        numbers = [client * PER_CLIENT + n for client in range(CLIENTS) for n in range(1, codes_ + 1)]
+        numbers = [client * PER_CLIENT + n for client in range(CLIENTS) for n in range(1, per_client + 1)]
         rows = ((COUPON_ID + n, f"BENCH{n}", f"b{n}", *rest) for n in numbers)
         bulk_insert(session, Coupon.__table__, columns, rows)
         # One with a code that a till may send: what it does is recorded.
@@ -129,6 +133,7 @@ class Shop:
                 COUPON_ID: f"({COUPON_ID} + {number})",
                 "o-1": f"'o' || ({number})",
             },
+            "redemptions",
         )
         burn = Case(
             "burn points",
@@ -140,6 +145,7 @@ class Shop:
                 member + MEMBERS: f"({MEMBER_ID + MEMBERS} + :m)",
                 "o-1": f"'o' || ({number})",
             },
+            "points_entries",
         )
         return [redeem, burn]
 
@@ -266,8 +272,8 @@ class Server:
 class PgBench:
     """The peer: the same statements by pgbench, on rows of its own."""
 
-    def __init__(self, shop: Shop, text: str, folder: Path) -> None:
-        self._shop, self._folder, self._start = shop, folder, 0
+    def __init__(self, shop: Shop, text: str, table: str, folder: Path) -> None:
+        self._shop, self._table, self._folder, self._start = shop, table, folder, 0
         self._file = folder / "script.sql"
         self._file.write_text(text)
 
@@ -283,6 +289,7 @@ class PgBench:
             *(("-R", str(rate)) if rate else ()),
             self._shop.database.url,
         ]
+        before = count(self._shop.database, self._table)
         done = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, check=True)
         found = re.search(r"tps = ([\d.]+)", done.stdout)
         assert found is not None, done.stdout
@@ -290,6 +297,8 @@ class PgBench:
         logs = [
             line.split() for log in self._folder.glob("pgbench_log*") for line in log.read_text().splitlines()
         ]
+        # A statement that found nothing would be quick.
+        assert count(self._shop.database, self._table) - before == len(logs)
         self._start += max(int(line[1]) for line in logs) + 1
         ordered = sorted(int(line[2]) for line in logs)
         return float(found[1]), ordered[int(0.99 * len(ordered))] / 1e6
@@ -304,7 +313,7 @@ def _measure(
     shop: Shop, case: Case, port: int, folder: Path, requests: int, seconds: int, rounds: int
 ) -> Iterator[Comparison]:
     ours = Server(shop, case, port, requests)
-    theirs = PgBench(shop, script(case, shop, folder), folder)
+    theirs = PgBench(shop, script(case, shop, folder), case.table, folder)
     ours.run(number=max(200, requests // 10))  # every process has met every statement
     theirs.run(1)
     fast = take_turns(
@@ -332,11 +341,13 @@ def _measure(
 def bench(*, quick: bool, repetitions: int) -> Iterator[Comparison]:
     """Both endpoints: rate, then p99 at half of it."""
     requests, seconds = (300, 1) if quick else (REQUESTS, SECONDS)
-    codes_ = requests * (2 * repetitions + 2) + 10_000
+    codes_ = requests * (2 * repetitions + 2) + 1_000
+    per_client = FASTEST * seconds * (2 * repetitions + 1) // CLIENTS
     with tempfile.TemporaryDirectory(prefix="huiliu-bench-") as name:
         folder = Path(name)
+        (folder / "pg").mkdir()
         with postgres.running(folder / "pg", durable=True) as cluster:
-            shop = Shop(Database(cluster.url(cluster.create())), codes_)
+            shop = Shop(Database(cluster.url(cluster.create())), codes_, per_client)
             (folder / "home").mkdir()
             with served(shop, folder / "home") as port:
                 for case in shop.cases():

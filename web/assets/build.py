@@ -55,7 +55,7 @@ def compile_translations() -> int:
             continue
         with po.open("rb") as source:
             catalog = read_po(source, locale=po.parent.parent.name)
-        temporary = mo.with_suffix(".mo.new")
+        temporary = mo.with_suffix(f".{os.getpid()}.new")  # others may be at it, too
         with temporary.open("wb") as target:
             write_mo(target, catalog)
         temporary.replace(mo)

@@ -1,4 +1,4 @@
-"""Prefect flows of campaigns: those whose time has come, and those a crash left half-way."""
+"""Prefect flows of campaigns: those whose time has come, those a crash left half-way, and reminders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from campaigns import campaigns
+from campaigns import campaigns, reminders
 from campaigns.run import run
 from core import settings as core_settings
 from core.db import Database
@@ -52,4 +52,18 @@ def due_campaigns() -> dict[str, dict[str, Any]]:
             get_run_logger().error("%s was not run: %s", name, error)
             done[name] = {"error": str(error)}
     get_run_logger().info("Due campaigns: %s", done)
+    return done
+
+
+@flow(name="send-reminders", retries=2, retry_delay_seconds=300)
+def send_reminders(now: datetime | None = None) -> dict[str, Any]:
+    """Queue the day's reminders of coupons and points that end soon, once their hour has come."""
+    settings = core_settings.load()
+    database = Database(settings.url)
+    at = now or clock(settings)
+    with database.read() as session:
+        if not reminders.is_time(session, settings, at):
+            return {}
+    done = {kind: counts.to_json() for kind, counts in reminders.send(database, settings, at).items()}
+    get_run_logger().info("Reminders: %s", done)
     return done

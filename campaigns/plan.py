@@ -82,15 +82,14 @@ def make_ready(session: Session, campaign: Campaign, spec: CampaignSpec, as_of: 
         for variant in spec.variants
         for batch in [batches.get(variant.coupon_batch or "")]
     )
-    share = session.get(Preference, CONTROL_KEY)
+    control_share, control_salt = control(session, as_of)
     plan = Plan(
         salt=campaign.name,
         channels=spec.channels,
         arms=arms,
         holdout=spec.holdout,
-        control_share=float(share.value) if share else DEFAULT_CONTROL_SHARE,
-        # A new control group each quarter, so that nobody is left out of everything for good.
-        control_salt=f"control:{as_of.year}Q{(as_of.month + 2) // 3}",
+        control_share=control_share,
+        control_salt=control_salt,
         message_cost=spec.message_cost_minor,
         cap=spec.cap_messages,
     )
@@ -103,6 +102,14 @@ def make_ready(session: Session, campaign: Campaign, spec: CampaignSpec, as_of: 
         _mentions(session, set(found.values()), "balance"),
         _mentions(session, set(found.values()), "recommend("),
     )
+
+
+def control(session: Session, as_of: datetime) -> tuple[float, str]:
+    """Share and salt of the global control group, which gets no marketing."""
+    share = session.get(Preference, CONTROL_KEY)
+    # A new control group each quarter, so that nobody is left out of everything for good.
+    salt = f"control:{as_of.year}Q{(as_of.month + 2) // 3}"
+    return float(share.value) if share else DEFAULT_CONTROL_SHARE, salt
 
 
 def offer_cost(batch: CouponBatch | None, points: int, spec: CampaignSpec) -> int:

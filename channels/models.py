@@ -170,7 +170,7 @@ class Message(Base):
     context: Mapped[dict[str, Any]] = mapped_column(Json)
     """What the template needs beyond the member: coupon, points, campaign …; no contact detail."""
     source_kind: Mapped[str] = mapped_column(sa.String(20))
-    """``run`` (of a campaign), ``journey``, ``api`` or ``test``."""
+    """``run`` (of a campaign), ``journey``, ``reminder``, ``api`` or ``test``."""
     source_id: Mapped[int] = mapped_column(sa.BigInteger)
     fallback: Mapped[list[Any]] = mapped_column(Json)
     """Channels to try next, in order: [{channel, template_id, template_version}]."""

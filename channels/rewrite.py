@@ -19,7 +19,8 @@ _HREF = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _UNTRACKED = re.compile(
-    r"^\s*(?:$|#|mailto:|tel:|sms:|\{\{\s*(?:unsubscribe_url|preferences_url|wallet_url|track\())", re.IGNORECASE
+    r"^\s*(?:$|#|mailto:|tel:|sms:|\{\{\s*(?:unsubscribe_url|preferences_url|wallet_url|track\())",
+    re.IGNORECASE,
 )
 _BODY_START = re.compile(r"<body\b[^>]*>", re.IGNORECASE)
 _BODY_END = re.compile(r"</body\s*>", re.IGNORECASE)

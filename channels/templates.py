@@ -31,7 +31,7 @@ SAMPLE_CONTEXT: Mapping[str, Any] = {
         "amount": 2000,
         "valid_until": "2030-01-31T15:59:59+00:00",
     },
-    "points": {"amount": 200, "balance": 1250},
+    "points": {"amount": 200, "balance": 1250, "expires_at": "2030-01-31T15:59:59+00:00"},
     "campaign": {"name": "sample", "title": "Sample"},
     "data": None,
     "recommendations": [
@@ -174,8 +174,10 @@ def check(
 
 def sample_context(now: datetime, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a campaign would give, made up; ``context`` overrides it."""
-    coupon = {**SAMPLE_CONTEXT["coupon"], "valid_until": (now + timedelta(days=14)).isoformat()}
-    return {**SAMPLE_CONTEXT, "coupon": coupon, **(context or {})}
+    end = (now + timedelta(days=14)).isoformat()
+    coupon = {**SAMPLE_CONTEXT["coupon"], "valid_until": end}
+    points = {**SAMPLE_CONTEXT["points"], "expires_at": end}
+    return {**SAMPLE_CONTEXT, "coupon": coupon, "points": points, **(context or {})}
 
 
 def sample_job(

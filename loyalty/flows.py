@@ -13,8 +13,9 @@ from core import settings as core_settings
 from core.db import Database
 from core.times import now as clock
 from loyalty import birthdays, coupons, earn_events, earning, point_holds, points, settlement
-from loyalty.abuse import signals
+from loyalty.abuse import guesses, signals
 from loyalty.groups import groups
+from loyalty.promotions import takes
 from loyalty.referrals import settling
 from loyalty.tiers import review, store
 
@@ -57,6 +58,7 @@ def expire() -> dict[str, int]:
         "points_holds": point_holds.expire_holds,
         "points_lots": points.expire,
         "coupons": coupons.expire,
+        "promotion_takes": takes.expire,
     }
     total = dict.fromkeys(sweeps, 0)
     for name, sweep in sweeps.items():
@@ -156,7 +158,8 @@ def forget_signals() -> int:
     while True:
         with database.write() as session:
             number = signals.forget_old(session, clock(settings), BATCH)
+            number += guesses.forget_old(session, clock(settings), BATCH)
         total += number
         if number == 0:
-            get_run_logger().info("Forgot %s signals", total)
+            get_run_logger().info("Forgot %s signals and wrong codes", total)
             return total

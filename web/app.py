@@ -24,6 +24,7 @@ from segments.facts import open_engine
 from web import context, i18n, security, static_files, words
 from web.assets.manifest import asset_path
 from web.console import (
+    calendar,
     campaigns,
     channels,
     delivery_rules,
@@ -38,6 +39,7 @@ from web.console import (
     predictions,
     promotions,
     referrals,
+    reminders,
     results,
     review,
     rules,
@@ -65,6 +67,7 @@ PAGES = (
     campaigns,
     loyalty,
     promotions,
+    calendar,
     points,
     tiers,
     channels,
@@ -79,6 +82,7 @@ PAGES = (
     review,
     referrals,
     groups,
+    reminders,
 )
 _ERROR_TEXTS = {
     400: lazy_gettext("The request could not be read. Go back, and try again."),

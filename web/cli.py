@@ -6,7 +6,19 @@ import logging
 
 import click
 
-from web.commands import campaigns, clv, coupons, data, points, price, recommend, segments, services, wechat
+from web.commands import (
+    campaigns,
+    clv,
+    coupons,
+    data,
+    points,
+    price,
+    recommend,
+    reminders,
+    segments,
+    services,
+    wechat,
+)
 from web.commands.common import Group
 
 
@@ -27,6 +39,7 @@ for command in (
     recommend.group,
     price.price,
     points.group,
+    reminders.reminders,
     campaigns.deliver,
     clv.group,
     wechat.group,

@@ -128,6 +128,7 @@ _WORDS: dict[str, dict[str, object]] = {
         "api": _("Shop's system"),
         "test": _("Test"),
         "optin": _("Confirmation of consent"),
+        "reminder": _("Reminder"),
     },
     "metric": {
         "revenue": _("Revenue"),
@@ -229,6 +230,7 @@ _WORDS: dict[str, dict[str, object]] = {
         "abuse.allow": _("Put on the allow-list"),
         "abuse.withdraw": _("Taken off the allow-list"),
         "member.contact_shown": _("Looked at contact details"),
+        "member.wallet_shown": _("Looked at the wallet"),
         "user.create": _("User added"),
         "user.change": _("Roles or access changed"),
         "user.password": _("Password set"),

@@ -108,9 +108,7 @@ def _signature(text: str) -> str:
     return crypto.keyring().blind_index(_STATE, text)
 
 
-def authorize_url(
-    settings: Settings, state: str, back: str = "/w/bound", scope: str | None = None
-) -> str:
+def authorize_url(settings: Settings, state: str, back: str = "/w/bound", scope: str | None = None) -> str:
     """WeChat's page where the member agrees; it leads back to ``back``. ``scope``: None is the shop's."""
     query = {
         "appid": settings.wechat_appid,

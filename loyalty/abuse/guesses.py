@@ -71,12 +71,18 @@ def _counted(rule: Guessing, at: int) -> dict[str, Any]:
 
 def locked_until(session: Session, subjects: Subjects, now: datetime) -> datetime | None:
     """Until when one of the subjects may not try a code, or None when all may."""
+    return standing(session, subjects, now)[0]
+
+
+def standing(session: Session, subjects: Subjects, now: datetime) -> tuple[datetime | None, bool]:
+    """:func:`locked_until` and :func:`any_of` in one look."""
     if not subjects:
-        return None
+        return None, False
     found = session.execute(
         sa.select(sa.func.max(AbuseGuess.locked_until_s)).where(_of(subjects))
     ).scalar_one()
-    return datetime.fromtimestamp(found, UTC) if found and found > int(now.timestamp()) else None
+    until = datetime.fromtimestamp(found, UTC) if found and found > int(now.timestamp()) else None
+    return until, found is not None
 
 
 def any_of(session: Session, subjects: Subjects) -> bool:
@@ -90,6 +96,24 @@ def succeeded(session: Session, subjects: Subjects) -> None:
         session.execute(
             sa.delete(AbuseGuess).where(_of(subjects)), execution_options={"synchronize_session": False}
         )
+
+
+def forget_old(session: Session, now: datetime, limit: int) -> int:
+    """Delete at most ``limit`` rows that no lock-out grows from any more; how many there were.
+
+    A lock-out is remembered for as long as the longest one: until then the next is longer.
+    """
+    rule = load_rules(session).guessing
+    table = AbuseGuess.__table__.c
+    before = int(now.timestamp()) - max(rule.window_s, rule.longest_s)
+    old = sa.and_(table.last_s <= before, table.locked_until_s <= before)
+    some = sa.select(table.kind, table.hash).where(old).order_by(table.last_s).limit(limit)
+    # Said again of the row itself: one that was counted up meanwhile is old no more.
+    gone = session.execute(
+        sa.delete(AbuseGuess).where(sa.tuple_(table.kind, table.hash).in_(some), old).returning(table.kind),
+        execution_options={"synchronize_session": False},
+    )
+    return len(gone.all())
 
 
 def _of(subjects: Subjects) -> sa.ColumnElement[bool]:

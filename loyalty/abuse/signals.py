@@ -1,8 +1,9 @@
 """Signals taken in, rules held against them, hits kept for review.
 
 Guarantees: nothing of what a client sent is kept but keyed hashes; a repeated request (the same key) is no
-second action; of one rule, subject and window there is one hit, however many broke it; who is on the
-allow-list breaks no rule, and what a marketer decided about a hit holds until its window's end.
+second action, and is judged by what came before its first try; of one rule, subject and window there is one
+hit, however many broke it; who is on the allow-list breaks no rule, and what a marketer decided about a hit
+holds until its window's end.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Verdict:
 
     decision: str = ALLOW
     hits: tuple[Hit, ...] = ()
+    fresh: bool = True
+    """Whether this was no repetition of a request seen before."""
 
 
 def observe(
@@ -76,15 +79,16 @@ def observe(
     fresh = _note(session, action, hashes, member_id, now, key)
     allowed = _allowed(session, hashes.items(), now)
     judged = {kind: digest for kind, digest in hashes.items() if (kind, digest) not in allowed}
-    broken = _broken(session, load_rules(session), action, judged, now)
+    last = None if fresh else _last_id(session, action, hashes, key)
+    broken = _broken(session, load_rules(session), action, judged, now, last)
     if not broken:
-        return Verdict()
+        return Verdict(fresh=fresh)
     hits, states = _keep(session, broken, action, judged, member_id, now, fresh=fresh)
     decisions = [
         BLOCK if state == CONFIRMED else ALLOW if state == DISMISSED else hit.verdict
         for hit, state in zip(hits, states, strict=True)
     ]
-    return Verdict(max(decisions, key=_ORDER.index), tuple(hits))
+    return Verdict(max(decisions, key=_ORDER.index), tuple(hits), fresh)
 
 
 def _take_turns(session: Session, subjects: Iterable[Subject]) -> None:
@@ -107,11 +111,27 @@ def _note(
     key: str | None,
 ) -> bool:
     """Write the signals; False when this request had left them before."""
-    request = None if key is None else hashlib.sha256(key.encode()).hexdigest()
+    request = _request(key)
     rows = [(action, member_id, kind, digest, request, now) for kind, digest in sorted(hashes.items())]
     columns = ("action", "member_id", "kind", "hash", "request_key", "at")
     table = AbuseSignal.__table__
     return bulk_count(session, table, columns, rows, conflict=["action", "kind", "request_key"]) > 0
+
+
+def _request(key: str | None) -> str | None:
+    return None if key is None else hashlib.sha256(key.encode()).hexdigest()
+
+
+def _last_id(session: Session, action: str, hashes: Mapping[str, str], key: str | None) -> int | None:
+    """The last signal that the first try of a repeated request left: what came later is not held against it,
+    or the answer to a request that was let through could turn into a refusal."""
+    return session.execute(
+        sa.select(sa.func.max(AbuseSignal.id)).where(
+            AbuseSignal.action == action,
+            AbuseSignal.kind.in_(sorted(hashes)),
+            AbuseSignal.request_key == _request(key),
+        )
+    ).scalar_one()
 
 
 def _allowed(session: Session, subjects: Iterable[Subject], now: datetime) -> set[Subject]:
@@ -130,7 +150,12 @@ def _allowed(session: Session, subjects: Iterable[Subject], now: datetime) -> se
 
 
 def _broken(
-    session: Session, rules: Rules, action: str, judged: Mapping[str, str], now: datetime
+    session: Session,
+    rules: Rules,
+    action: str,
+    judged: Mapping[str, str],
+    now: datetime,
+    last: int | None,
 ) -> list[tuple[Rule, int]]:
     """The rules that are broken, and the counts that break them; one statement for all."""
     relevant: list[Rule] = [
@@ -139,11 +164,13 @@ def _broken(
     ]
     if not relevant:
         return []
-    counts = session.execute(sa.select(*(_counter(rule, judged[rule.kind], now) for rule in relevant))).one()
+    counts = session.execute(
+        sa.select(*(_counter(rule, judged[rule.kind], now, last) for rule in relevant))
+    ).one()
     return [(rule, n) for rule, n in zip(relevant, counts, strict=True) if n > rule.limit]
 
 
-def _counter(rule: Rule, digest: str, now: datetime) -> sa.ScalarSelect[int]:
+def _counter(rule: Rule, digest: str, now: datetime, last: int | None) -> sa.ScalarSelect[int]:
     number = sa.func.count(AbuseSignal.member_id.distinct()) if isinstance(rule, Shared) else sa.func.count()
     query = sa.select(number).where(
         AbuseSignal.kind == rule.kind,
@@ -152,6 +179,8 @@ def _counter(rule: Rule, digest: str, now: datetime) -> sa.ScalarSelect[int]:
     )
     if isinstance(rule, Velocity):
         query = query.where(AbuseSignal.action == rule.action)
+    if last is not None:
+        query = query.where(AbuseSignal.id <= last)
     return query.scalar_subquery()
 
 

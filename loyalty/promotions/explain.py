@@ -10,8 +10,8 @@ from core.money import exponent
 from loyalty.promotions.model import Priced, Reason
 
 Words = tuple[str, str]
-_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_DAYS_ZH = "一二三四五六日"
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+DAYS_ZH = "一二三四五六日"
 
 
 def to_json(priced: Priced, zone: ZoneInfo) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def in_words(reason: Reason, currency: str, zone: ZoneInfo) -> Words:
     return _WORDS[reason.code](reason.facts, currency, zone)
 
 
-def _money(minor: int, currency: str) -> str:
+def money_text(minor: int, currency: str) -> str:
     """1250 → “12.50 CNY”, without a Decimal: most of an evaluation's words are amounts."""
     digits = exponent(currency)
     if not digits:
@@ -66,8 +66,8 @@ def _money(minor: int, currency: str) -> str:
 
 
 def _min_subtotal(facts: dict[str, Any], currency: str, _zone: ZoneInfo) -> Words:
-    need, have = _money(facts["amount"], currency), _money(facts["have"], currency)
-    more = _money(facts["amount"] - facts["have"], currency)
+    need, have = money_text(facts["amount"], currency), money_text(facts["have"], currency)
+    more = money_text(facts["amount"] - facts["have"], currency)
     return (
         f"Needs {need} of qualifying goods; there are {have}. Add {more}.",
         f"适用商品需满 {need}，现为 {have}，还差 {more}。",
@@ -75,7 +75,7 @@ def _min_subtotal(facts: dict[str, Any], currency: str, _zone: ZoneInfo) -> Word
 
 
 def _max_subtotal(facts: dict[str, Any], currency: str, _zone: ZoneInfo) -> Words:
-    most, have = _money(facts["amount"], currency), _money(facts["have"], currency)
+    most, have = money_text(facts["amount"], currency), money_text(facts["have"], currency)
     return (
         f"Only up to {most} of qualifying goods; there are {have}.",
         f"仅限适用商品金额不超过 {most}，现为 {have}。",
@@ -93,7 +93,7 @@ def _units(facts: dict[str, Any], _currency: str, _zone: ZoneInfo) -> Words:
 
 
 def _tier_amount(facts: dict[str, Any], currency: str, _zone: ZoneInfo) -> Words:
-    need, have = _money(facts["need"], currency), _money(facts["have"], currency)
+    need, have = money_text(facts["need"], currency), money_text(facts["have"], currency)
     return (
         f"The first tier begins at {need}; the qualifying goods cost {have}.",
         f"最低一档需满 {need}，适用商品现为 {have}。",
@@ -135,7 +135,7 @@ def _tier(facts: dict[str, Any], _currency: str, _zone: ZoneInfo) -> Words:
 
 def _weekday(facts: dict[str, Any], _currency: str, _zone: ZoneInfo) -> Words:
     days = sorted(int(day) - 1 for day in facts["in"])
-    english, chinese = ", ".join(_DAYS[day] for day in days), "、".join("周" + _DAYS_ZH[day] for day in days)
+    english, chinese = ", ".join(DAYS[day] for day in days), "、".join("周" + DAYS_ZH[day] for day in days)
     return (f"Only on {english}.", f"仅限{chinese}。")
 
 
@@ -168,6 +168,19 @@ def _currency(facts: dict[str, Any], currency: str, _zone: ZoneInfo) -> Words:
 
 def _sold_out(facts: dict[str, Any], _currency: str, _zone: ZoneInfo) -> Words:
     return (f"All {facts['stock']} are taken.", f"限量 {facts['stock']} 份，已抢完。")
+
+
+def _member_limit(facts: dict[str, Any], _currency: str, _zone: ZoneInfo) -> Words:
+    in_all, per_day = facts["limit"], facts["per_day"]
+    english = " and ".join(
+        ([f"{in_all} for each member"] if in_all else []) + ([f"{per_day} a day"] if per_day else [])
+    )
+    chinese = "，".join(
+        ([f"每人限 {in_all} 份"] if in_all else []) + ([f"每人每天限 {per_day} 份"] if per_day else [])
+    )
+    if not facts["known"]:
+        return (f"Only {english}; the member has to be known.", f"{chinese}，需登录会员账户。")
+    return (f"Only {english}; all are taken.", f"{chinese}，您的名额已用完。")
 
 
 def _group(facts: dict[str, Any], _currency: str, _zone: ZoneInfo) -> Words:
@@ -214,6 +227,7 @@ _WORDS: dict[str, Callable[[dict[str, Any], str, ZoneInfo], Words]] = {
     "ended": _ended,
     "currency": _currency,
     "sold_out": _sold_out,
+    "member_limit": _member_limit,
     "group": _group,
     "exclusive": _exclusive,
     "any": _any,

@@ -170,7 +170,8 @@ class Promotion:
     """One promotion. In force from ``starts_at`` until just before ``ends_at``.
 
     ``stock`` None: no limit; else ``used`` of it were taken when the promotion was read. ``currency`` None:
-    any basket's.
+    any basket's. ``per_member`` and ``per_day`` limit what a member may take in all and a day; ``taken`` and
+    ``taken_today`` are what the basket's member took so far.
     """
 
     id: str
@@ -185,6 +186,22 @@ class Promotion:
     currency: str | None = None
     stock: int | None = None
     used: int = 0
+    per_member: int | None = None
+    per_day: int | None = None
+    taken: int = 0
+    taken_today: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A promotion's limits, as ``limits`` of its definition has them."""
+
+    stock: int | None = None
+    used: int = 0
+    per_member: int | None = None
+    per_day: int | None = None
+    taken: int = 0
+    taken_today: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 from core.money import MAX_MINOR
 from loyalty.promotions import rules
 from loyalty.promotions.fields import Fields, as_decimal, as_text, fail, shown
-from loyalty.promotions.model import Basket, Line, Promotion, Shopper
+from loyalty.promotions.model import Basket, Limits, Line, Promotion, Shopper
 
 MAX_LINES = 1_000
 MAX_PROMOTIONS = 1_000
@@ -159,7 +159,7 @@ def read_promotion(value: Any, path: str = "") -> Promotion:
     starts_at, ends_at = fields.time("starts_at"), fields.time("ends_at")
     if starts_at is not None and ends_at is not None and starts_at >= ends_at:
         raise fail(fields.at("ends_at"), "the end lies not after the start.")
-    stock, used = _limits(fields.take("limits"), fields.at("limits"))
+    limits = _limits(fields.take("limits"), fields.at("limits"))
     code = fields.text("code")
     found = Promotion(
         id=fields.need("id", fields.text("id")),
@@ -172,18 +172,28 @@ def read_promotion(value: Any, path: str = "") -> Promotion:
         starts_at=starts_at,
         ends_at=ends_at,
         currency=_currency(fields),
-        stock=stock,
-        used=used,
+        stock=limits.stock,
+        used=limits.used,
+        per_member=limits.per_member,
+        per_day=limits.per_day,
+        taken=limits.taken,
+        taken_today=limits.taken_today,
     )
     fields.close()
     return found
 
 
-def _limits(value: Any, path: str) -> tuple[int | None, int]:
+def _limits(value: Any, path: str) -> Limits:
     if value is None:
-        return None, 0
+        return Limits()
     fields = Fields(value, path)
-    stock = fields.integer("stock", 0, rules.MAX_STOCK)
-    used = fields.integer("used", 0, rules.MAX_STOCK) or 0
+    found = Limits(
+        stock=fields.integer("stock", 0, rules.MAX_STOCK),
+        used=fields.integer("used", 0, rules.MAX_STOCK) or 0,
+        per_member=fields.integer("per_member", 1, rules.MAX_UNITS),
+        per_day=fields.integer("per_day", 1, rules.MAX_UNITS),
+        taken=fields.integer("taken", 0, rules.MAX_STOCK) or 0,
+        taken_today=fields.integer("taken_today", 0, rules.MAX_STOCK) or 0,
+    )
     fields.close()
-    return stock, used
+    return found

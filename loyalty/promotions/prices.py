@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -12,6 +13,7 @@ from core.errors import InvalidInput
 from loyalty.earning import EarnRule, load_rule
 from loyalty.promotions import store
 from loyalty.promotions.explain import to_json
+from loyalty.promotions.model import Promotion
 from loyalty.promotions.parse import Request
 from loyalty.promotions.stacking import evaluate
 
@@ -19,9 +21,12 @@ MAX_WORK = 2_000_000
 """Lines times promotions of one call: seconds of a processor at worst."""
 
 
-def price_all(session: Session, requests: Sequence[Request], zone: ZoneInfo) -> list[dict[str, Any]]:
-    """The answers in the order of the requests. Reads, and writes nothing."""
-    stored = store.active(session) if any(one.promotions is None for one in requests) else []
+def price_all(
+    session: Session, requests: Sequence[Request], zone: ZoneInfo, now: datetime
+) -> list[dict[str, Any]]:
+    """The answers in the order of the requests; what was taken of limited promotions is as of ``now``.
+    Reads, and writes nothing."""
+    stored = store.active(session, now) if any(one.promotions is None for one in requests) else []
     work = sum(
         len(one.basket.lines) * len(stored if one.promotions is None else one.promotions) for one in requests
     )
@@ -32,10 +37,28 @@ def price_all(session: Session, requests: Sequence[Request], zone: ZoneInfo) -> 
             "baskets",
         )
     rate = load_rule(session).rate
-    return [
-        to_json(evaluate(one.basket, stored if one.promotions is None else one.promotions, zone, rate), zone)
+    taken = _taken(session, requests, stored, now)
+    found = []
+    for one in requests:
+        promotions: Sequence[Promotion] = stored if one.promotions is None else one.promotions
+        if one.promotions is None and one.basket.member is not None:
+            mine = taken.get(one.basket.member.id or "", [])
+            promotions = store.for_member(stored, mine, one.basket.at, zone)
+        found.append(to_json(evaluate(one.basket, promotions, zone, rate), zone))
+    return found
+
+
+def _taken(
+    session: Session, requests: Sequence[Request], stored: Sequence[Promotion], now: datetime
+) -> dict[str, list[store.MemberTake]]:
+    """What the members of the baskets took, one query for all."""
+    limited = [one.id for one in stored if (one.per_member, one.per_day) != (None, None)]
+    members = [
+        one.basket.member.id
         for one in requests
+        if one.promotions is None and one.basket.member is not None and one.basket.member.id is not None
     ]
+    return store.member_takes(session, members, limited, now)
 
 
 def price_own(request: Request, zone: ZoneInfo) -> dict[str, Any]:

@@ -96,6 +96,20 @@ def _closed(promotion: Promotion, basket: Basket) -> Reason | None:
         return Reason("code")
     if promotion.stock is not None and promotion.used >= promotion.stock:
         return Reason("sold_out", {"stock": promotion.stock})
+    return _member_limit(promotion, basket)
+
+
+def _member_limit(promotion: Promotion, basket: Basket) -> Reason | None:
+    """A limit a member holds for members: nobody known has none left."""
+    if promotion.per_member is None and promotion.per_day is None:
+        return None
+    facts = {"limit": promotion.per_member, "per_day": promotion.per_day, "known": True}
+    if basket.member is None or basket.member.id is None:
+        return Reason("member_limit", {**facts, "known": False})
+    if promotion.per_member is not None and promotion.taken >= promotion.per_member:
+        return Reason("member_limit", {**facts, "per_day": None})
+    if promotion.per_day is not None and promotion.taken_today >= promotion.per_day:
+        return Reason("member_limit", {**facts, "limit": None})
     return None
 
 

@@ -1,33 +1,36 @@
-"""The shop's stored promotions: saved in versions, archived, read for an evaluation, and their stock.
+"""The shop's stored promotions: saved in versions, archived, and read for an evaluation.
 
-Guarantees: a stored definition has passed the parser; at most ``stock`` of a promotion are ever held, decided
-inside the write; the same key with the same request is taken once; only a promotion with a stock touches
-its row, so the others are never hot.
+Guarantees: a stored definition has passed the parser. What orders take of them is
+:mod:`loyalty.promotions.takes`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import audit
+from core.db import among
 from core.errors import Conflict, InvalidInput, NotFound
+from core.models import Member, Product
 from loyalty.models import PromotionRow, PromotionTake, PromotionVersion
-from loyalty.promotions.model import Promotion
+from loyalty.promotions.model import Condition, Promotion, Scope
+from loyalty.promotions.overlaps import scope_of
 from loyalty.promotions.parse import MAX_PROMOTIONS, read_promotion
-from loyalty.requests import check_key, other_body
+from loyalty.promotions.takes import HELD, counts
 from loyalty.sets import insert_new
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 MAX_TITLE = 200
-MAX_TAKE = 1_000_000
 FIELDS = (
     "priority",
     "exclusive",
@@ -41,23 +44,9 @@ FIELDS = (
     "limits",
 )
 """What a definition may hold: a promotion of an evaluation's input, without its id."""
-
-
-class SoldOut(Conflict):
-    """Fewer are left than were asked for; nothing was taken."""
-
-    reason = "sold_out"
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A hold of ``n`` of a promotion. ``released_at`` is set once it was given back."""
-
-    key: str
-    promotion_id: int
-    n: int
-    taken_at: datetime
-    released_at: datetime | None = None
+COUNTED = ("used", "taken", "taken_today")
+SOURCE = "shop"
+"""Whose ids of members an evaluation names."""
 
 
 def find(session: Session, name: str) -> PromotionRow | None:
@@ -74,12 +63,19 @@ def by_name(session: Session, name: str) -> PromotionRow:
 
 
 def save(
-    session: Session, *, name: str, title: str, definition: Mapping[str, Any], by: str, now: datetime
+    session: Session,
+    *,
+    name: str,
+    title: str,
+    definition: Mapping[str, Any],
+    by: str,
+    now: datetime,
+    large_sale: bool | None = None,
 ) -> PromotionRow:
     """Store a promotion, or a new version of it when something differs. Raises InvalidInput, Conflict.
 
     ``definition`` has the :data:`FIELDS` of an evaluation's promotion. The count of what was taken of its
-    stock goes on.
+    stock goes on. ``large_sale``: its rules have to be public some days ahead (None: as it was).
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput("A name has lower-case letters, digits, - and _, at most 80.", "name")
@@ -87,6 +83,8 @@ def save(
         raise InvalidInput(f"The title is missing, or longer than {MAX_TITLE} characters.", "title")
     content = _checked(name, definition)
     values = {"title": title.strip(), **_columns(content, read_promotion({**content, "id": name}))}
+    if large_sale is not None:
+        values["large_sale"] = large_sale
     row = session.scalars(sa.select(PromotionRow).where(PromotionRow.name == name).with_for_update()).first()
     if row is None:
         row = _create(session, name, values, by, now)
@@ -104,7 +102,7 @@ def save(
         PromotionVersion(
             promotion_id=row.id,
             version=row.version,
-            definition={"title": row.title, **content},
+            definition={"title": row.title, **content, **({"large_sale": True} if row.large_sale else {})},
             changed_by=by,
             changed_at=now,
         )
@@ -117,7 +115,15 @@ def _create(session: Session, name: str, values: dict[str, Any], by: str, now: d
     live = sa.select(sa.func.count()).select_from(PromotionRow).where(PromotionRow.archived_at.is_(None))
     if session.execute(live).scalar_one() >= MAX_PROMOTIONS:
         raise Conflict(f"There are {MAX_PROMOTIONS} promotions already; archive those that are over.")
-    new = {"name": name, "version": 1, "created_by": by, "created_at": now, "updated_at": now, **values}
+    new = {
+        "name": name,
+        "version": 1,
+        "large_sale": False,
+        "created_by": by,
+        "created_at": now,
+        "updated_at": now,
+        **values,
+    }
     key = insert_new(session, PromotionRow.__table__, {**new, "used": 0}, ["name"])
     if key is None:
         raise Conflict(f"Somebody has just made a promotion “{name}”; look at it first.")
@@ -132,8 +138,10 @@ def _checked(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
             f"{unknown[0]}: there is no such field here; there are {', '.join(FIELDS)}.", unknown[0]
         )
     limits = definition.get("limits")
-    if isinstance(limits, dict) and "used" in limits:
-        raise InvalidInput("limits.used: what was taken is counted here; leave it out.", "limits.used")
+    for name in COUNTED:
+        if isinstance(limits, dict) and name in limits:
+            path = f"limits.{name}"
+            raise InvalidInput(f"{path}: what was taken is counted here; leave it out.", path)
     read_promotion({**definition, "id": name})
     return {key: _plain(value) for key, value in definition.items() if value is not None}
 
@@ -158,6 +166,8 @@ def _columns(content: Mapping[str, Any], read: Promotion) -> dict[str, Any]:
         "benefit": content["benefit"],
         "currency": read.currency,
         "stock": read.stock,
+        "per_member_limit": read.per_member,
+        "daily_limit": read.per_day,
     }
 
 
@@ -175,14 +185,79 @@ def live(session: Session) -> list[PromotionRow]:
     return sorted(found, key=lambda row: (-row.priority, row.name))
 
 
-def active(session: Session) -> list[Promotion]:
+def active(session: Session, now: datetime) -> list[Promotion]:
     """The stored promotions as an evaluation takes them; those before or after their time are among
-    them, so that the answer can say so."""
-    return [to_promotion(row) for row in live(session)]
+    them, so that the answer can say so. What was held for too long by ``now`` counts as free."""
+    rows = live(session)
+    free: dict[int, int] = {}
+    if any(row.stock is not None for row in rows):
+        lapsed = (
+            sa.select(PromotionTake.promotion_id, sa.func.sum(PromotionTake.n))
+            .where(
+                PromotionTake.state == HELD,
+                PromotionTake.released_at.is_(None),
+                PromotionTake.expires_at <= now,
+            )
+            .group_by(PromotionTake.promotion_id)
+        )
+        free = {promotion_id: int(n) for promotion_id, n in session.execute(lapsed)}
+    return [to_promotion(row, free.get(row.id, 0)) for row in rows]
 
 
-def to_promotion(row: PromotionRow) -> Promotion:
-    """A stored promotion with what is taken of its stock now; its id is its name."""
+@dataclass(frozen=True)
+class MemberTake:
+    """What a member took of a promotion on a day of the shop's zone."""
+
+    promotion: str
+    day: str | None
+    n: int
+
+
+def member_takes(
+    session: Session, external_ids: Iterable[str], names: Sequence[str], now: datetime
+) -> dict[str, list[MemberTake]]:
+    """What members (by the shop's own ids) took of the promotions ``names``: one query for all of them."""
+    ids = sorted(set(external_ids))
+    found: dict[str, list[MemberTake]] = {}
+    if not ids or not names:
+        return found
+    query = (
+        sa.select(Member.external_id, PromotionRow.name, PromotionTake.day, sa.func.sum(PromotionTake.n))
+        .join(Member, Member.id == PromotionTake.member_id)
+        .join(PromotionRow, PromotionRow.id == PromotionTake.promotion_id)
+        .where(
+            Member.source == SOURCE,
+            among(session, Member.external_id, ids),
+            among(session, PromotionRow.name, names),
+            counts(now),
+        )
+        .group_by(Member.external_id, PromotionRow.name, PromotionTake.day)
+    )
+    for external_id, name, day, n in session.execute(query):
+        found.setdefault(external_id, []).append(MemberTake(name, day, int(n)))
+    return found
+
+
+def for_member(
+    promotions: Sequence[Promotion], taken: Sequence[MemberTake], at: datetime, zone: ZoneInfo
+) -> list[Promotion]:
+    """The promotions with what the basket's member took of each, in all and on the day of ``at``."""
+    if not taken:
+        return list(promotions)
+    day = at.astimezone(zone).date().isoformat()
+    in_all: Counter[str] = Counter()
+    today: Counter[str] = Counter()
+    for one in taken:
+        in_all[one.promotion] += one.n
+        today[one.promotion] += one.n if one.day == day else 0
+    return [
+        replace(one, taken=in_all[one.id], taken_today=today[one.id]) if one.id in in_all else one
+        for one in promotions
+    ]
+
+
+def to_promotion(row: PromotionRow, free: int = 0) -> Promotion:
+    """A stored promotion with what is taken of its stock now (``free`` of it lapsed); its id is its name."""
     definition = {
         "id": row.name,
         "conditions": row.conditions,
@@ -202,8 +277,32 @@ def to_promotion(row: PromotionRow) -> Promotion:
         ends_at=row.ends_at,
         currency=row.currency,
         stock=row.stock,
-        used=row.used,
+        used=max(0, row.used - free),
+        per_member=row.per_member_limit,
+        per_day=row.daily_limit,
     )
+
+
+def categories_of(session: Session, promotions: Iterable[Promotion]) -> dict[str, str | None]:
+    """Categories of the SKUs that the promotions' benefits and conditions name, of those the shop knows."""
+    scopes = [found for one in promotions for found in (scope_of(one), *_scopes(one.conditions)) if found]
+    skus = {sku for scope in scopes for sku in scope.skus | scope.exclude_skus}
+    if not skus:
+        return {}
+    # Where two sources disagree about a SKU, nothing is known of it.
+    query = (
+        sa.select(Product.sku, sa.func.max(Product.category))
+        .where(among(session, Product.sku, sorted(skus)))
+        .group_by(Product.sku)
+        .having(sa.func.count(sa.distinct(sa.func.coalesce(Product.category, ""))) == 1)
+    )
+    return {sku: category for sku, category in session.execute(query)}  # noqa: C416
+
+
+def _scopes(conditions: Iterable[Condition]) -> Iterator[Scope]:
+    for one in conditions:
+        yield one.scope
+        yield from _scopes(one.parts)
 
 
 def archive(session: Session, name: str, by: str, now: datetime) -> None:
@@ -212,95 +311,3 @@ def archive(session: Session, name: str, by: str, now: datetime) -> None:
     if row.archived_at is None:
         row.archived_at = now
         audit.record(session, by, "archive", "promotion", name, now)
-
-
-def take(session: Session, promotion_id: int, key: str, n: int, now: datetime) -> Taken:
-    """Hold ``n`` of a promotion for an order: all of them, or :class:`SoldOut` and nothing.
-
-    The same ``key`` with the same request answers what it answered first, with another one it is a
-    Conflict. A promotion that is archived, not begun or over is refused: that is part of the write too.
-    """
-    check_key(key)
-    if isinstance(n, bool) or not 1 <= n <= MAX_TAKE:
-        raise InvalidInput(f"n is a whole number from 1 to {MAX_TAKE}.", "n")
-    row = session.execute(
-        sa.select(PromotionRow.name, PromotionRow.stock).where(PromotionRow.id == promotion_id)
-    ).one_or_none()
-    if row is None:
-        raise NotFound(f"There is no promotion with the id {promotion_id}.")
-    values = {"key": key, "promotion_id": promotion_id, "n": n, "taken_at": now}
-    # First the key, then the counter: a repetition waits here, and never counts a second time.
-    if insert_new(session, PromotionTake.__table__, values, ["key"]) is None:
-        return _repeated(session, promotion_id, key, n)
-    if not _count(session, promotion_id, n, now):
-        raise _refusal(session, promotion_id, n, now)
-    return Taken(key, promotion_id, n, now)
-
-
-def _repeated(session: Session, promotion_id: int, key: str, n: int) -> Taken:
-    found = session.execute(sa.select(PromotionTake).where(PromotionTake.key == key)).scalar_one()
-    if (found.promotion_id, found.n) != (promotion_id, n):
-        raise other_body(key)
-    return Taken(key, promotion_id, n, found.taken_at, found.released_at)
-
-
-def _in_force(now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        PromotionRow.archived_at.is_(None),
-        sa.or_(PromotionRow.starts_at.is_(None), PromotionRow.starts_at <= now),
-        sa.or_(PromotionRow.ends_at.is_(None), PromotionRow.ends_at > now),
-    )
-
-
-def _count(session: Session, promotion_id: int, n: int, now: datetime) -> bool:
-    """Whether ``n`` more could be counted. Limit and time are tested by the write itself."""
-    mine = (PromotionRow.id == promotion_id, *_in_force(now))
-    limited = session.execute(
-        sa.update(PromotionRow)
-        .where(*mine, PromotionRow.stock.is_not(None), PromotionRow.used + n <= PromotionRow.stock)
-        .values(used=PromotionRow.used + n)
-        .execution_options(synchronize_session=False)
-        .returning(PromotionRow.id)
-    ).first()
-    if limited is not None:
-        return True
-    unlimited = sa.select(PromotionRow.id).where(*mine, PromotionRow.stock.is_(None))
-    return session.execute(unlimited).first() is not None
-
-
-def _refusal(session: Session, promotion_id: int, n: int, now: datetime) -> Conflict:
-    in_force = sa.and_(*_in_force(now)).label("in_force")
-    row = session.execute(
-        sa.select(PromotionRow.name, PromotionRow.stock, PromotionRow.used, in_force).where(
-            PromotionRow.id == promotion_id
-        )
-    ).one()
-    if not row.in_force:
-        return Conflict(f"The promotion “{row.name}” is not in force now.")
-    left = max(0, (row.stock or 0) - row.used)
-    return SoldOut(f"Of “{row.name}” {left} are left, and {n} were asked for.")
-
-
-def release(session: Session, key: str, now: datetime) -> Taken:
-    """Give a hold back, once: the order was cancelled or never paid. Again changes nothing."""
-    found = session.execute(
-        sa.update(PromotionTake)
-        .where(PromotionTake.key == key, PromotionTake.released_at.is_(None))
-        .values(released_at=now)
-        .execution_options(synchronize_session=False)
-        .returning(PromotionTake.promotion_id, PromotionTake.n, PromotionTake.taken_at)
-    ).one_or_none()
-    if found is None:
-        before = session.execute(
-            sa.select(PromotionTake).where(PromotionTake.key == key)
-        ).scalar_one_or_none()
-        if before is None:
-            raise NotFound(f"Nothing was taken with the key “{key}”.")
-        return Taken(key, before.promotion_id, before.n, before.taken_at, before.released_at)
-    session.execute(
-        sa.update(PromotionRow)
-        .where(PromotionRow.id == found.promotion_id, PromotionRow.stock.is_not(None))
-        .values(used=sa.case((PromotionRow.used > found.n, PromotionRow.used - found.n), else_=0))
-        .execution_options(synchronize_session=False)
-    )
-    return Taken(key, found.promotion_id, found.n, found.taken_at, now)

@@ -63,12 +63,12 @@ class Resolved(Conflict):
 
 @dataclass(frozen=True)
 class Taken:
-    """What an order took under its ``key``: (name, how many) in the order of the request."""
+    """What an order took under its ``key``: (name, how many), and until when it is held."""
 
     key: str
     state: str
     promotions: tuple[tuple[str, int], ...]
-    expires_at: datetime
+    expires_at: datetime | None
 
 
 def take(
@@ -375,11 +375,12 @@ def release(session: Session, key: str, now: datetime) -> Taken:
 def _told(key: str, rows: Sequence[Any], state: str) -> Taken:
     promotions = tuple(sorted((row.name, row.n) for row in rows))
     ends = [row.expires_at for row in rows if row.expires_at is not None]
-    return Taken(key, state, promotions, max(ends, default=datetime.max.replace(tzinfo=None)))
+    return Taken(key, state, promotions, max(ends, default=None))
 
 
 def expire(session: Session, now: datetime, limit: int, promotion_id: int | None = None) -> int:
-    """Sweep at most ``limit`` holds whose time is over (of one promotion); how many. Several may run at once."""
+    """Sweep at most ``limit`` holds whose time is over (of one promotion); how many. Several may run
+    at once."""
     mine = () if promotion_id is None else (PromotionTake.promotion_id == promotion_id,)
     # Rows that somebody resolves right now are left to them: they see that the time is over.
     rows = session.execute(
@@ -420,10 +421,13 @@ def release_requested(session: Session, key: str, *, idempotency_key: str, now: 
 
 
 def _remembered(session: Session, key: str, taken: Taken) -> Taken:
-    remember(session, key, {**vars(taken), "expires_at": taken.expires_at.isoformat()})
+    until = None if taken.expires_at is None else taken.expires_at.isoformat()
+    remember(session, key, {**vars(taken), "expires_at": until})
     return taken
 
 
 def _restored(answer: Mapping[str, Any]) -> Taken:
     promotions = tuple((str(name), int(n)) for name, n in answer["promotions"])
-    return Taken(answer["key"], answer["state"], promotions, datetime.fromisoformat(answer["expires_at"]))
+    until = answer["expires_at"]
+    expires_at = None if until is None else datetime.fromisoformat(until)
+    return Taken(answer["key"], answer["state"], promotions, expires_at)

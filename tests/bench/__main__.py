@@ -17,7 +17,19 @@ from core import crypto
 from tests.bench.measure import REPETITIONS, Comparison
 from tests.conftest import SECRET
 
-NAMES = ("refresh", "rules", "run", "deliver", "imports", "clv", "console", "wechat", "promotions", "loyalty")
+NAMES = (
+    "refresh",
+    "rules",
+    "run",
+    "deliver",
+    "imports",
+    "clv",
+    "console",
+    "wechat",
+    "promotions",
+    "codes",
+    "loyalty",
+)
 HEAD = (
     "bench",
     "case",

@@ -117,10 +117,8 @@ def bench(*, quick: bool, repetitions: int) -> Iterator[Comparison]:
     run = partial(in_child, "tests.bench.promotions:timed", seconds=seconds)
     sizes = {
         "basket": (LINES, PROMOTIONS),
-        "10 lines": (10, PROMOTIONS),
-        "100 lines": (100, PROMOTIONS),
-        "10 promotions": (LINES, 10),
-        "100 promotions": (LINES, 100),
+        "10 × lines": (10 * LINES, PROMOTIONS),
+        "10 × promotions": (LINES, 10 * PROMOTIONS),
     }
     every = {"every one applies": (LINES, PROMOTIONS), "100 lines, every": (100, PROMOTIONS)}
     samples = take_turns(
@@ -145,13 +143,13 @@ def bench(*, quick: bool, repetitions: int) -> Iterator[Comparison]:
         rows=1000,
         at_most=5 * LINEAR,
     )
-    for what in ("lines", "promotions"):
+    for what, number in (("lines", LINES), ("promotions", PROMOTIONS)):
         yield compare(
             "promotions",
-            f"1,000 evaluations, 100 {what}",
+            f"1,000 evaluations, {number} → {10 * number} {what}",
             thousand,
-            f"100 {what}",
-            f"10 {what}",
+            f"10 × {what}",
+            "basket",
             rows=1000,
             at_most=10 * LINEAR,
         )

@@ -173,6 +173,9 @@ def test_every_endpoint_needs_a_key_with_its_scope(db: Database, client: FlaskCl
         ("post", "groups/join"): "loyalty",
         ("get", "groups/X"): "read",
         ("post", "promotions/evaluate"): "read",
+        ("post", "promotions/take"): "loyalty",
+        ("post", "promotions/confirm"): "loyalty",
+        ("post", "promotions/release"): "loyalty",
         ("post", "segments/count"): "read",
     }
     rules = [rule for rule in client.application.url_map.iter_rules() if str(rule).startswith("/api/v1/")]

@@ -142,7 +142,7 @@ def test_who_is_blocked_by_the_rules_does_not_join(
         rules.save_rules(session, Rules((rule,), ()), "ann", NOW)
     sent = {"client": {"ip": "127.0.0.1"}}
     assert post("groups/join", "a", token=token, member_id="m3", **sent)[0] == 200
-    assert post("groups/join", "b", token=token, member_id="m4", **sent)[1]["error"]["code"] == "blocked"
+    assert post("groups/join", "b", token=token, member_id="m4", **sent)[1]["error"]["code"] == "abuse"
     assert client.post(address).status_code == 409
     assert count(db, "group_seats") == 2
 

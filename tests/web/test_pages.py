@@ -46,6 +46,7 @@ ADDRESSES = (
     "/loyalty/promotions",
     "/loyalty/promotions/new",
     "/loyalty/promotions/try",
+    "/loyalty/calendar",
     "/channels",
     "/channels?archived=1",
     "/channels/templates/new/email",

@@ -131,7 +131,7 @@ def test_what_is_too_much_is_held_and_then_blocked(db: Database, post: Post, cod
     assert [body.get("decision") or body["error"]["code"] for _, body in found] == [
         "allow",
         "hold",
-        "blocked",
+        "abuse",
     ]
     assert found[2][0] == 409
     assert count(db, "abuse_hits") == 2

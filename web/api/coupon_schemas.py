@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, model_validator
 
 from loyalty.coupon_holds import DEFAULT_MINUTES, MAX_MINUTES
+from web.api.abuse import ClientIn
 from web.api.schemas import MAX_MINOR, SOURCE, Basket, Body, CouponOut, Currency, Source, Text
 
 HoldId = Annotated[int, Field(ge=1, lt=2**63, strict=True)]
@@ -23,6 +24,7 @@ class HoldIn(Body):
     currency: Currency | None = Field(None, description="The shop's currency where it is left out")
     member_id: Text | None = None
     minutes: int = Field(DEFAULT_MINUTES, ge=1, le=MAX_MINUTES, strict=True)
+    client: ClientIn | None = None
 
 
 class HeldOut(BaseModel):
@@ -52,6 +54,7 @@ class RedeemIn(Body):
     currency: Currency | None = Field(None, description="The shop's currency where it is left out")
     member_id: Text | None = None
     source: Source = SOURCE
+    client: ClientIn | None = None
 
     @model_validator(mode="after")
     def _one_of_three(self) -> RedeemIn:
@@ -88,6 +91,7 @@ class ClaimIn(Body):
     link: Text = Field(description="The last part of the link's address")
     member_id: Text
     source: Source = SOURCE
+    client: ClientIn | None = None
 
 
 class ClaimedOut(BaseModel):

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 from core.db import Database
 from core.settings import Settings
 from loyalty import claims, coupons, transfers
+from loyalty.abuse.rules import CLAIM, REDEEM
+from web.api import abuse, keys, schemas
 from web.api import coupon_schemas as forms
-from web.api import keys, schemas
 from web.api.guard import REPEATABLE, Guard, idempotency_key
 from web.api.known import known_member, known_members
 
@@ -47,9 +48,11 @@ def add_coupons(
 
     @blueprint.get("/coupons/<code>")
     @guard(blueprint, keys.READ)
+    @blueprint.input(abuse.AskedBy, location="query", arg_name="body")
     @blueprint.output(schemas.CouponOut)
     @blueprint.doc(summary="What a code gives, and whether it can be used")
-    def show_coupon(code: str) -> dict[str, Any]:
+    @abuse.watched(database, clock, None, code=True)
+    def show_coupon(code: str, body: abuse.AskedBy) -> dict[str, Any]:  # noqa: ARG001 (for what watches)
         with database.read() as session:
             found = coupons.look_up(session, code, clock())
         return _shown(found)
@@ -77,6 +80,7 @@ def _add_moves(
     @blueprint.input(forms.ClaimIn, arg_name="body")
     @blueprint.output(forms.ClaimedOut)
     @blueprint.doc(summary="Claim a member's code of a link", description=REPEATABLE)
+    @abuse.watched(database, clock, CLAIM, code=True)
     def claim_coupon(body: forms.ClaimIn) -> dict[str, Any]:
         key = idempotency_key()
         with database.write() as session:
@@ -116,6 +120,7 @@ def add_coupon_use(
     @blueprint.input(forms.HoldIn, arg_name="body")
     @blueprint.output(forms.HeldOut)
     @blueprint.doc(summary="Keep a code for an order until it is paid", description=REPEATABLE)
+    @abuse.watched(database, clock, REDEEM, code=True)
     def hold_coupon(body: forms.HoldIn) -> dict[str, Any]:
         key = idempotency_key()
         with database.write() as session:
@@ -148,6 +153,7 @@ def add_coupon_use(
     @blueprint.input(forms.RedeemIn, arg_name="body")
     @blueprint.output(forms.RedeemedOut)
     @blueprint.doc(summary="Redeem a code on an order", description=REPEATABLE)
+    @abuse.watched(database, clock, REDEEM, code=True)
     def redeem_coupon(body: forms.RedeemIn) -> dict[str, Any]:
         key = idempotency_key()
         with database.write() as session:

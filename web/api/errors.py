@@ -58,7 +58,9 @@ def of_auth(status: int, scope: str) -> Response:
 
 def _refused(error: HuiliuError) -> Response:
     if getattr(error, "reason", None) == _CODES[429]:
-        return answer(429, _CODES[429], str(error))
+        found = answer(429, _CODES[429], str(error))
+        found.headers["Retry-After"] = str(getattr(error, "retry_after_s", 60))
+        return found
     status, code = next(((s, c) for kind, s, c in _STATUS if isinstance(error, kind)), (409, "refused"))
     return answer(status, getattr(error, "reason", code), str(error), getattr(error, "field", None))
 

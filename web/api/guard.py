@@ -19,6 +19,7 @@ from limits.strategies import FixedWindowRateLimiter
 from core.db import Database
 from core.errors import HuiliuError, InvalidInput
 from core.settings import Settings
+from loyalty.requests import MAX_KEY
 from web.api import errors, keys
 
 View = Callable[..., Any]
@@ -91,7 +92,7 @@ def describe_keys(document: dict[str, Any] | str) -> dict[str, Any] | str:
         "name": "Idempotency-Key",
         "in": "header",
         "required": True,
-        "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
         "description": "A new value for every new request, the same one when you repeat it.",
     }
     if isinstance(document, str):  # as YAML, which this application does not serve
@@ -105,10 +106,10 @@ def describe_keys(document: dict[str, Any] | str) -> dict[str, Any] | str:
 
 def idempotency_key() -> str:
     key = request.headers.get("Idempotency-Key", "")
-    if not key or not key.isprintable():
+    if not 0 < len(key) <= MAX_KEY or not key.isprintable():
         raise InvalidInput(
-            "Send an Idempotency-Key header: a new value for every new request, the same one when you "
-            "repeat it.",
+            f"Send an Idempotency-Key header of 1 to {MAX_KEY} characters: a new value for every new "
+            "request, the same one when you repeat it.",
             "Idempotency-Key",
         )
     return key

@@ -31,14 +31,14 @@ class BurnIn(Body):
     points: Points | None = Field(None, description="With a hold: all that is held where it is left out")
     order_id: Text | None = Field(None, description="What the points are burnt on; one burn each")
     hold_id: int | None = Field(
-        None, ge=1, strict=True, description="Burns out of this hold, and releases the rest"
+        None, ge=1, lt=2**63, strict=True, description="Burns out of this hold, and releases the rest"
     )
     source: Source = SOURCE
 
 
 class ReleaseIn(Body):
     member_id: Text
-    hold_id: int = Field(ge=1, strict=True)
+    hold_id: int = Field(ge=1, lt=2**63, strict=True)
     source: Source = SOURCE
 
 

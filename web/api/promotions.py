@@ -1,22 +1,27 @@
-"""Endpoint of promotions: what baskets cost after them. It writes nothing, so it needs no Idempotency-Key."""
+"""Endpoints of promotions: what baskets cost after them, and what orders take of limited ones.
+
+Evaluating writes nothing, so it needs no Idempotency-Key.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from apiflask import APIBlueprint
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.db import Database
 from core.errors import InvalidInput
 from core.settings import Settings
+from loyalty.promotions import takes
 from loyalty.promotions.fields import fail
 from loyalty.promotions.parse import Request, read_request
 from loyalty.promotions.prices import price_all
 from web.api import keys, schemas
-from web.api.guard import Guard
+from web.api.guard import REPEATABLE, Guard, idempotency_key
+from web.api.known import known_member
 
 MAX_BASKETS = 100
 BASKETS = "baskets"
@@ -38,6 +43,14 @@ class BasketIn(schemas.Body):
     codes: Any = Field(None, description="Codes that the customer typed")
     promotions: Any = Field(None, description="The shop's stored ones where they are left out")
     baskets: Any = Field(None, description="Several baskets, each as above; nothing else beside it")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_stored(cls, data: Any) -> Any:
+        """Nothing of a basket is stored, and NaN and NUL are refused with their path where they are read."""
+        if not isinstance(data, dict):
+            raise ValueError("the body is a JSON object")
+        return data
 
 
 class Adjustment(BaseModel):
@@ -81,6 +94,44 @@ class BasketOut(BaseModel):
     rejected: list[RejectedOut]
 
 
+class WantedIn(schemas.Body):
+    promotion: schemas.Text = Field(description="Its name")
+    n: Annotated[int, Field(ge=1, le=takes.MAX_TAKE, strict=True)] = 1
+
+
+class TakeIn(schemas.Body):
+    promotions: list[WantedIn] = Field(min_length=1, max_length=takes.MAX_AT_ONCE)
+    member_id: schemas.Text | None = Field(None, description="Needed where a promotion has a limit a member")
+    source: schemas.Source = schemas.SOURCE
+    minutes: Annotated[int, Field(ge=1, le=takes.MAX_MINUTES, strict=True)] = takes.DEFAULT_MINUTES
+
+
+class TakenIn(schemas.Body):
+    take: schemas.Text = Field(description="The Idempotency-Key of the request that took it")
+
+
+class WantedOut(BaseModel):
+    promotion: str
+    n: int
+
+
+class TakenOut(BaseModel):
+    take: str = Field(description="Confirm or release it with this")
+    state: Literal["held", "confirmed", "released", "expired"]
+    expires_at: datetime | None = Field(description="Until when it is held")
+    promotions: list[WantedOut]
+
+
+def _told(found: takes.Taken) -> dict[str, Any]:
+    promotions = [{"promotion": name, "n": n} for name, n in found.promotions]
+    return {
+        "take": found.key,
+        "state": found.state,
+        "expires_at": found.expires_at,
+        "promotions": promotions,
+    }
+
+
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
     """The schema without references: an OpenAPI document has no ``$defs`` to look them up in."""
     if isinstance(schema, list):
@@ -108,7 +159,8 @@ def add_promotions(
     settings: Settings,
     clock: Callable[[], datetime],
 ) -> None:
-    """Evaluate promotions on one basket or many."""
+    """Evaluate promotions on one basket or many; and what orders take of them."""
+    add_promotion_takes(blueprint, guard, database, settings, clock)
 
     @blueprint.post("/promotions/evaluate")
     @guard(blueprint, keys.READ)
@@ -124,8 +176,56 @@ def add_promotions(
         sent, now = body.model_dump(exclude_unset=True), clock()
         requests = _baskets(sent, now) if BASKETS in sent else [read_request(sent, now)]
         with database.read() as session:
-            found = price_all(session, requests, settings.zone)
+            found = price_all(session, requests, settings.zone, now)
         return {"results": found} if BASKETS in sent else found[0]
+
+
+def add_promotion_takes(
+    blueprint: APIBlueprint,
+    guard: Guard,
+    database: Database,
+    settings: Settings,
+    clock: Callable[[], datetime],
+) -> None:
+    """Take limited promotions for an order, then confirm or release them."""
+
+    @blueprint.post("/promotions/take")
+    @guard(blueprint, keys.LOYALTY)
+    @blueprint.input(TakeIn, arg_name="body")
+    @blueprint.output(TakenOut)
+    @blueprint.doc(
+        summary="Take promotions for an order: all of them, or none",
+        description=f"They are held for `minutes`; confirm them when the order is paid. {REPEATABLE}",
+    )
+    def take_promotions(body: TakeIn) -> dict[str, Any]:
+        key = idempotency_key()
+        wanted = [(one.promotion, one.n) for one in body.promotions]
+        with database.write() as session:
+            member_id = None if body.member_id is None else known_member(session, body.source, body.member_id)
+            found = takes.take_all(
+                session, wanted, key, clock(), member_id, zone=settings.zone, minutes=body.minutes
+            )
+        return _told(found)
+
+    @blueprint.post("/promotions/confirm")
+    @guard(blueprint, keys.LOYALTY)
+    @blueprint.input(TakenIn, arg_name="body")
+    @blueprint.output(TakenOut)
+    @blueprint.doc(summary="Make what was taken the order's for good", description=REPEATABLE)
+    def confirm_promotions(body: TakenIn) -> dict[str, Any]:
+        key = idempotency_key()
+        with database.write() as session:
+            return _told(takes.confirm_requested(session, body.take, idempotency_key=key, now=clock()))
+
+    @blueprint.post("/promotions/release")
+    @guard(blueprint, keys.LOYALTY)
+    @blueprint.input(TakenIn, arg_name="body")
+    @blueprint.output(TakenOut)
+    @blueprint.doc(summary="Give back what was taken", description=REPEATABLE)
+    def release_promotions(body: TakenIn) -> dict[str, Any]:
+        key = idempotency_key()
+        with database.write() as session:
+            return _told(takes.release_requested(session, body.take, idempotency_key=key, now=clock()))
 
 
 def _baskets(sent: dict[str, Any], now: datetime) -> list[Request]:

@@ -27,6 +27,7 @@ from web.api.promotions import add_promotions
 from web.api.referrals import add_referrals
 from web.api.segments import add_segments
 from web.api.tiers import add_tiers
+from web.api.wallet import add_wallet
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 
@@ -58,6 +59,7 @@ def create_blueprint(
     add_segments(blueprint, guard, database, settings, clock)
     add_referrals(blueprint, guard, database, settings, clock)
     add_groups(blueprint, guard, database, settings, clock)
+    add_wallet(blueprint, guard, database, settings)
     return blueprint
 
 

@@ -39,7 +39,7 @@ def price(basket: str, as_json: bool) -> None:
     else:
         settings, database = open_installation()
         with database.read() as session:
-            found = price_all(session, [request], settings.zone)[0]
+            found = price_all(session, [request], settings.zone, now(settings))[0]
     answer(found, as_json, lambda: _lines(request, found))
 
 

@@ -11,6 +11,7 @@ from flask_babel import gettext
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
+from channels import tracking
 from channels.wechat.binding import LINK_LASTS, bind_qr
 from core import audit
 from core.contacts import mask
@@ -117,6 +118,18 @@ def wechat(member_id: int) -> str:
     minutes = int(LINK_LASTS.total_seconds() // 60)
     part = "members/wechat.html" if context.is_htmx() else "members/wechat_page.html"
     return render_template(part, member=member, code=Markup(code), minutes=minutes)  # noqa: S704 - made by us
+
+
+@bp.post("/<int:member_id>/wallet")
+@require(Permission.CONTACTS)
+def wallet(member_id: int) -> Response:
+    """The member's own wallet, codes in full: like the contact details, a look that is noted."""
+    if _member(member_id).erased_at is not None:
+        abort(404)
+    with writing() as session:
+        audit.record(session, actor(), "member.wallet_shown", "member", member_id, context.now())
+    # On the console's own host, which may be another one than members use.
+    return redirect(tracking.wallet_url("", member_id), 303)
 
 
 @bp.post("/<int:member_id>/erase")

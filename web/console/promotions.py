@@ -18,8 +18,10 @@ from werkzeug.wrappers import Response
 from core.errors import Conflict, InvalidInput
 from core.money import to_major
 from loyalty.models import PromotionRow
-from loyalty.promotions import store
+from loyalty.promotions import notices, store
 from loyalty.promotions.explain import in_words
+from loyalty.promotions.model import Basket, Promotion
+from loyalty.promotions.notice import plain
 from loyalty.promotions.parse import read_request
 from loyalty.promotions.stacking import evaluate
 from web import context
@@ -46,6 +48,7 @@ NUMBERS = {
 }  # fmt: skip
 TEXTS = {"percent": ("percent", "round"), "buy_x_get_y": ("percent",), "tiered": ("by",), "gift": ("sku",)}
 COUNTED = {"nth_order": "n", "member_day": "day", "birthday": "within_days"}
+LIMITS = ("stock", "per_member", "per_day")
 LISTED = ("tier", "segment", "weekday")
 _TIER = re.compile(r"benefit\.tiers\[(\d+)\]\.?(\w*)")
 _CONDITION = re.compile(r"conditions\[(\d+)\]")
@@ -104,10 +107,12 @@ def _data(row: PromotionRow) -> dict[str, Any]:
     benefit, kind = row.benefit, row.benefit["type"]
     data: dict[str, Any] = {
         "name": row.name, "title": row.title, "priority": row.priority, "group": row.group or "",
-        "code": row.code or "", "stock": "" if row.stock is None else row.stock, "type": kind,
+        "code": row.code or "", "type": kind, "large_sale": "1" if row.large_sale else "",
         "exclusive": "1" if row.exclusive else "",
         "starts_at": _local(row.starts_at), "ends_at": _local(row.ends_at),
     }  # fmt: skip
+    limits = {"stock": row.stock, "per_member": row.per_member_limit, "per_day": row.daily_limit}
+    data |= {name: "" if limit is None else limit for name, limit in limits.items()}
     data |= {name: _major(benefit.get(name)) for name in MONEY.get(kind, ())}
     data |= {name: benefit.get(name) or "" for name in (*NUMBERS.get(kind, ()), *TEXTS.get(kind, ()))}
     data |= {name: ", ".join(benefit.get("scope", {}).get(name, ())) for name in SCOPE}
@@ -149,7 +154,7 @@ def _definition(form: Form) -> dict[str, Any]:
     scope = {name: found for name in SCOPE if (found := _list(form, name))}
     zone = _zone()
     starts_at, ends_at = form.time("starts_at", zone), form.time("ends_at", zone)
-    stock = form.integer("stock")
+    limits = {name: number for name in LIMITS if (number := form.integer(name)) is not None}
     wanted: dict[str, Any] = {
         "priority": form.integer("priority", low=-1000, high=1000) or 0,
         "exclusive": form.flag("exclusive"),
@@ -157,7 +162,7 @@ def _definition(form: Form) -> dict[str, Any]:
         "code": form.text("code", limit=80) or None,
         "starts_at": None if starts_at is None else starts_at.isoformat(),
         "ends_at": None if ends_at is None else ends_at.isoformat(),
-        "limits": None if stock is None else {"stock": stock},
+        "limits": limits or None,
         "currency": _currency(),
         "benefit": _benefit(form, kind, scope),
         "conditions": _conditions(form, scope if kind in SCOPED else {}),
@@ -236,7 +241,12 @@ def _edit_page(form: Form, row: PromotionRow | None, code: int = 200) -> tuple[s
         tiers=TIERS,
         editable=row is None or (row.archived_at is None and _representable(row)),
         versions=[] if row is None else store.versions(reading(), row),
+        public=None if row is None else _standing(row),
     ), code
+
+
+def _standing(row: PromotionRow) -> notices.Standing:
+    return notices.standing(reading(), row, _zone(), _currency(), context.now())
 
 
 @bp.get("/new")
@@ -278,7 +288,13 @@ def _save(form: Form, name: str, row: PromotionRow | None) -> Any:
         try:
             with writing() as session:
                 store.save(
-                    session, name=name, title=title, definition=definition, by=actor(), now=context.now()
+                    session,
+                    name=name,
+                    title=title,
+                    definition=definition,
+                    by=actor(),
+                    now=context.now(),
+                    large_sale=form.flag("large_sale"),
                 )
         except InvalidInput as error:
             path = error.field or ""
@@ -315,6 +331,37 @@ def archive(promotion_id: int) -> Response:
     return redirect(url_for("promotions.index"), 303)
 
 
+# --- Its rules for the public --------------------------------------------------------------------------
+
+
+@bp.get("/<int:promotion_id>/notice")
+@require(Permission.VIEW)
+def notice(promotion_id: int) -> str:
+    """The rules in words, what of them is public, and by when they had to be."""
+    row = _row(promotion_id)
+    found = _standing(row)
+    return render_template(
+        "loyalty/notice.html",
+        row=row,
+        standing=found,
+        plain={language: plain(found.texts, language) for language in found.texts},
+        address=f"{context.console().settings.base_url}/p/{row.name}/notice",
+        history=notices.history(reading(), row),
+    )
+
+
+@bp.post("/<int:promotion_id>/notice")
+@require(Permission.EDIT)
+def publish_notice(promotion_id: int) -> Response:
+    """Make the rules of now public, as a new number where they differ."""
+    _row(promotion_id)
+    with writing() as session:
+        row = session.get_one(PromotionRow, promotion_id)
+        notices.publish(session, row, _zone(), _currency(), actor(), context.now())
+    flash(gettext("Published. This text stays readable under its number."), "success")
+    return redirect(url_for("promotions.notice", promotion_id=promotion_id), 303)
+
+
 # --- A basket to try them on ---------------------------------------------------------------------------
 
 
@@ -329,7 +376,7 @@ def try_out() -> Any:
         if form.ok:
             try:
                 sent = read_request(basket, context.now())
-                priced = evaluate(sent.basket, store.active(reading()), _zone())
+                priced = evaluate(sent.basket, _for_try(sent.basket), _zone())
                 place = 1 if str(get_locale()).startswith("zh") else 0
                 words = [
                     (one.promotion, in_words(one.reason, priced.currency, _zone())[place])
@@ -341,6 +388,17 @@ def try_out() -> Any:
     return render_template(
         "loyalty/promotion_try.html", form=form, lines=TRIED_LINES, priced=priced, words=words, titles=titles
     ), 200 if form.ok else 422
+
+
+def _for_try(basket: Basket) -> list[Promotion]:
+    """The stored promotions, with what the member named took of them."""
+    session, now = reading(), context.now()
+    found = store.active(session, now)
+    member = basket.member.id if basket.member is not None else None
+    if member is None:
+        return found
+    taken = store.member_takes(session, [member], [one.id for one in found], now)
+    return store.for_member(found, taken.get(member, []), basket.at, _zone())
 
 
 def _basket(form: Form) -> dict[str, Any]:
@@ -364,6 +422,7 @@ def _basket(form: Form) -> dict[str, Any]:
         "shipping": form.money("shipping", currency),
         "codes": _list(form, "codes"),
         "member": {
+            "id": form.text("member", limit=128) or None,
             "tier": form.text("tier", limit=128) or None,
             "orders_placed": form.integer("orders_placed"),
             "segments": _list(form, "segments"),

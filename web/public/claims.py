@@ -1,7 +1,8 @@
 """The page behind a claim link or its QR code: one code a member, shown to a signed link only.
 
 Looking claims nothing. Whoever types a phone number or e-mail address is told the same whether the shop
-knows it or not: the code lies in the wallet of the member whose it is.
+knows it or not: the code lies in the wallet of the member whose it is. Links that are none count as wrong
+codes of the visitor's address; every claim is noted against abuse, in a transaction of its own.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from flask import Blueprint, Response, make_response, render_template_string, re
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
-from sqlalchemy.orm import Session
 
 from core.db import Database
 from core.errors import InvalidInput, NotFound
 from core.settings import Settings
 from loyalty import claims
+from loyalty.abuse import guesses, signals
+from loyalty.abuse.rules import BLOCK
+from loyalty.abuse.rules import CLAIM as ABUSE_CLAIM
+from loyalty.abuse.subjects import IP, subjects_of
 from loyalty.models import ClaimLink, CouponBatch
 from loyalty.uses import Refused
 from web.public import pages
@@ -51,6 +55,8 @@ WRONG: pages.Text = (
     "请检查：这不是手机号或邮箱。",
     "Please check: this is neither a phone number nor an e-mail address.",
 )
+LOCKED: pages.Text = ("链接错误次数过多，请稍后再试。", "Too many wrong links; please try again later.")
+NOT_NOW: pages.Text = ("暂时无法领取。", "This cannot be claimed at the moment.")
 TOO_MANY: pages.Text = ("请一分钟后再试。", "Please try again in a minute.")
 _CLOSED = {claims.NOT_YET: NOT_YET, claims.OVER: OVER, claims.USED_UP: USED_UP}
 
@@ -89,11 +95,19 @@ def add_routes(
     """``/claim/<token>``: GET asks, POST claims and may be repeated. ``?m=…`` is a member's signed link."""
     seen = FixedWindowRateLimiter(MemoryStorage())
 
-    def found(session: Session, token: str) -> tuple[ClaimLink, CouponBatch] | None:
-        try:
-            return claims.find_link(session, token)
-        except NotFound:
-            return None
+    def found(token: str) -> tuple[ClaimLink, CouponBatch] | Response:
+        """The link and its batch; or what is answered where it is none, or the visitor is locked out."""
+        subjects = _visitor()
+        with database.read() as session:
+            if guesses.locked_until(session, subjects, now()) is not None:
+                return pages.page(settings.shop_name, CLAIM, [LOCKED], status=HTTPStatus.TOO_MANY_REQUESTS)
+            try:
+                return claims.find_link(session, token)
+            except NotFound:
+                pass
+        with database.write() as session:
+            guesses.failed(session, subjects, now())
+        return pages.gone(settings.shop_name)
 
     @blueprint.get("/claim/style.css")
     def claim_style() -> Response:
@@ -104,23 +118,21 @@ def add_routes(
 
     @blueprint.get("/claim/<token>")
     def ask_to_claim(token: str) -> Response:
-        with database.read() as session:
-            pair = found(session, token)
-            if pair is None:
-                return pages.gone(settings.shop_name)
-            link, batch = pair
-            member_id = claims.read_member(link, request.args.get("m", ""))
-            state = claims.state_of(link, batch, now())
+        pair = found(token)
+        if isinstance(pair, Response):
+            return pair
+        link, batch = pair
+        member_id = claims.read_member(link, request.args.get("m", ""))
+        state = claims.state_of(link, batch, now())
         if state in _CLOSED and (member_id is None or state != claims.USED_UP):
             return _page(settings, link, [_CLOSED[state]])
         return _form(settings, link, member_id is not None)
 
     @blueprint.post("/claim/<token>")
     def claim_code(token: str) -> Response:
-        with database.read() as session:
-            pair = found(session, token)
-        if pair is None:
-            return pages.gone(settings.shop_name)
+        pair = found(token)
+        if isinstance(pair, Response):
+            return pair
         link, batch = pair
         member_id = claims.read_member(link, request.args.get("m", ""))
         if member_id is not None:
@@ -138,12 +150,32 @@ def add_routes(
         return _page(settings, link, [THANKS, IN_WALLET])
 
 
+def _visitor() -> dict[str, str]:
+    """What a visitor may be known by again."""
+    try:
+        return subjects_of({IP: request.remote_addr})
+    except InvalidInput:  # a server on a socket has no addresses
+        return {}
+
+
+def _blocked(database: Database, link: ClaimLink, member_id: int | None, now: datetime) -> bool:
+    """Note a claim and judge it. What is noted stays noted when claiming is refused; a repetition of a
+    known member's claim is no second one."""
+    key = None if member_id is None else f"page:{link.id}:{member_id}"
+    sent = {IP: request.remote_addr} if _visitor() else {}
+    with database.write() as session:
+        return signals.observe(session, ABUSE_CLAIM, sent, member_id, now, key=key).decision == BLOCK
+
+
 def _for_member(
     settings: Settings, database: Database, link: ClaimLink, member_id: int, now: datetime
 ) -> Response:
+    if _blocked(database, link, member_id, now):
+        return _page(settings, link, [NOT_NOW], status=HTTPStatus.CONFLICT)
     try:
         with database.write() as session:
             code = claims.claim_code(session, link.token, member_id, now).code
+            guesses.succeeded(session, _visitor())
     except Refused as refusal:
         texts = {"claim_over": OVER, "claim_used_up": USED_UP, "per_member_limit": HAD}
         return _page(settings, link, [texts.get(refusal.reason, USED_UP)])
@@ -152,11 +184,13 @@ def _for_member(
 
 def _quietly(database: Database, link: ClaimLink, typed: str, now: datetime) -> None:
     """Claim for whom the address names. Whether somebody was found, or may have no more, is not told."""
+    with database.read() as session:
+        member_id = claims.member_by_contact(session, typed)
+    if _blocked(database, link, member_id, now) or member_id is None:
+        return
     try:
         with database.write() as session:
-            member_id = claims.member_by_contact(session, typed)
-            if member_id is not None:
-                claims.claim_code(session, link.token, member_id, now)
+            claims.claim_code(session, link.token, member_id, now)
     except Refused:
         return
 

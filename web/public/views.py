@@ -28,10 +28,12 @@ from web.public import (
     callbacks_wechat,
     claims,
     groups,
+    notices,
     optins,
     pages,
     preferences,
     referrals,
+    wallet,
 )
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,8 @@ def create_blueprint(
     claims.add_routes(blueprint, database, settings, now)
     referrals.add_routes(blueprint, database, settings, now)
     groups.add_routes(blueprint, database, settings, now)
+    notices.add_routes(blueprint, database, settings, now)
+    wallet.add_routes(blueprint, database, settings, now)
     return blueprint
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from zoneinfo import ZoneInfo
 
 Json = dict[str, Any]
+ZONE = ZoneInfo("Asia/Shanghai")
 
 
 def basket(*prices: int | tuple[int, int], **more: Any) -> Json:

@@ -342,6 +342,7 @@ def test_every_reason_has_words_in_both_languages() -> None:
         ({"ends_at": "2020-01-01T00:00:00Z"}, {}),
         ({"code": "X"}, {}),
         ({"limits": {"stock": 0}}, {}),
+        ({"limits": {"per_member": 2, "per_day": 1}}, {}),
         ({"benefit": off(1, scope={"skus": ["none"]})}, {}),
         ({"benefit": {"type": "free_shipping"}}, {}),
         ({"benefit": {"type": "fixed_price", "count": 1, "price": 10000}}, {}),

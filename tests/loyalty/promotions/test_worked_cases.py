@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,48 @@ def test_the_worked_cases_by_the_api_one_by_one_and_all_at_once(db: Database, po
         check(name, one)
     assert post(EXAMPLE) == (200, ANSWER)
     assert count(db, "promotions") == count(db, "loyalty_requests") == 0
+
+
+def documented() -> dict[str, tuple[Json, Json]]:
+    """The examples of the documentation: a request, and what it changes in the answer."""
+    text = (Path(__file__).parents[3] / "docs/promotions.md").read_text(encoding="utf-8")
+    section = text[text.index("## Examples") : text.index("## Limits of a promotion")]
+    found = {}
+    for part in section.split("\n### ")[1:]:
+        request, answer = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", part, re.DOTALL))
+        found[part.splitlines()[0]] = (request, answer)
+    return found
+
+
+def test_the_documented_examples_by_the_function_the_command_line_and_the_api(post: Any, cli: Any) -> None:
+    examples = documented()
+    assert [name.partition(":")[0] for name in examples] == [
+        "会员日",
+        "限时折扣",
+        "秒杀",
+        "满赠",
+        "满额包邮",
+        "积分翻倍",
+    ]
+    for name, (request, wanted) in examples.items():
+        answers = [price(request), json.loads(cli(request, "--json").stdout), post(request)[1]]
+        assert answers[0] == answers[1] == answers[2], name
+        assert {field: answers[0][field] for field in wanted} == wanted, name
+        assert not answers[0]["rejected"], name
+
+
+def test_a_documented_example_is_refused_outside_its_time_and_beyond_its_limit() -> None:
+    examples = list(documented().values())
+    for place, changes, reason in (
+        (0, {"at": "2026-11-07T23:59:00+08:00"}, "member_day"),
+        (0, {"member": {"tier": "basic"}}, "tier"),
+        (1, {"at": "2026-11-13T00:00:00+08:00"}, "ended"),
+        (1, {"at": "2026-11-10T23:59:59+08:00"}, "not_started"),
+        (2, {"member": None}, "member_limit"),
+    ):
+        found = price({**examples[place][0], **changes})
+        assert [one["reason"] for one in found["rejected"]] == [reason]
+        assert found["discount"] == 0
 
 
 def test_a_mistake_in_one_of_many_baskets_is_named_and_none_is_priced(post: Any) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 
-from scipy import stats
+from scipy import special
 
 from core.errors import InvalidInput
-from experiments.stats.effect import Comparison, Effect, check_alpha
+from experiments.stats.effect import Alternative, Comparison, Effect, check_alpha, check_alternative, z_effect
 
 
 def compare(
-    successes: int, n: int, control_successes: int, control_n: int, alpha: float = 0.05
+    successes: int,
+    n: int,
+    control_successes: int,
+    control_n: int,
+    alpha: float = 0.05,
+    alternative: Alternative = "two-sided",
 ) -> Comparison:
     """Difference of two proportions, treatment − control, and relative to the control's.
 
@@ -19,9 +24,11 @@ def compare(
     without correction). Relative: Katz's (1978) log interval of the ratio and its z test; None unless
     both arms have a success. Score intervals stay within −1 … 1 and cover at small numbers, where
     estimate ± z·se does not; at the border an interval and its test may disagree.
+    One-sided: the same with the whole alpha on one side, open on the other.
     InvalidInput: an empty arm, or the same outcome for everybody.
     """
     check_alpha(alpha)
+    check_alternative(alternative)
     for name, hits, size in (("treated", successes, n), ("control", control_successes, control_n)):
         if size < 1:
             raise InvalidInput(f"The {name} arm is empty; a comparison needs members in both.", "n")
@@ -32,42 +39,54 @@ def compare(
         outcome = "Nobody" if pooled == 0 else "Everybody"
         raise InvalidInput(f"{outcome} converted in either arm: there is nothing to test.", "successes")
     share, base = successes / n, control_successes / control_n
-    absolute = _difference(share, n, base, control_n, pooled, alpha)
-    relative = _ratio(successes, n, control_successes, control_n, alpha)
+    absolute = _difference((share, n), (base, control_n), pooled, alpha, alternative)
+    relative = _ratio((successes, n), (control_successes, control_n), alpha, alternative)
     return Comparison(base, share, absolute, relative)
 
 
 def wilson(share: float, n: int, alpha: float) -> tuple[float, float]:
     """Wilson's (1927) score interval of one proportion."""
-    z = float(stats.norm.isf(alpha / 2))
+    z = -float(special.ndtri(alpha / 2))
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return (centre - half) / scale, (centre + half) / scale
 
 
-def _difference(share: float, n: int, base: float, base_n: int, pooled: float, alpha: float) -> Effect:
-    low, high = wilson(share, n, alpha)
-    base_low, base_high = wilson(base, base_n, alpha)
+def _difference(
+    treated: tuple[float, int],
+    control: tuple[float, int],
+    pooled: float,
+    alpha: float,
+    alternative: Alternative,
+) -> Effect:
+    (share, n), (base, base_n) = treated, control
+    each = alpha if alternative == "two-sided" else 2 * alpha  # wilson() halves it
+    low, high = wilson(share, n, each)
+    base_low, base_high = wilson(base, base_n, each)
     difference = share - base
     se = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / base_n))
     return Effect(
         difference,
-        max(-1.0, difference - math.hypot(share - low, base_high - base)),
-        min(1.0, difference + math.hypot(high - share, base - base_low)),
+        -math.inf
+        if alternative == "less"
+        else max(-1.0, difference - math.hypot(share - low, base_high - base)),
+        math.inf
+        if alternative == "greater"
+        else min(1.0, difference + math.hypot(high - share, base - base_low)),
         se,
-        2 * float(stats.norm.sf(abs(difference) / se)),
+        z_effect(difference, se, alpha, alternative).p,
     )
 
 
-def _ratio(hits: int, n: int, base_hits: int, base_n: int, alpha: float) -> Effect | None:
+def _ratio(
+    treated: tuple[int, int], control: tuple[int, int], alpha: float, alternative: Alternative
+) -> Effect | None:
+    (hits, n), (base_hits, base_n) = treated, control
     if not hits or not base_hits:
         return None
     log_ratio = math.log(hits / n) - math.log(base_hits / base_n)
-    se = math.sqrt(1 / hits - 1 / n + 1 / base_hits - 1 / base_n)
-    half = float(stats.norm.isf(alpha / 2)) * se
-    p = 2 * float(stats.norm.sf(abs(log_ratio) / se)) if se else float(log_ratio == 0)
+    se = math.sqrt(max(1 / hits - 1 / n, 0.0) + max(1 / base_hits - 1 / base_n, 0.0))
+    found = z_effect(log_ratio, se, alpha, alternative)
     estimate = math.exp(log_ratio)
-    return Effect(
-        estimate - 1, math.exp(log_ratio - half) - 1, math.exp(log_ratio + half) - 1, estimate * se, p
-    )
+    return Effect(estimate - 1, math.exp(found.low) - 1, math.exp(found.high) - 1, estimate * se, found.p)

@@ -37,11 +37,11 @@ from web.api import keys
 
 ROOT = Path(__file__).parents[2]
 TILLS = 24
-MEMBERS, GRANTED = 30, 1_000
-SINGLE, CONTESTED, HELD, TIGHT = 90, 40, 70, 30
+MEMBERS, GRANTED = 30, 600
+SINGLE, CONTESTED, HELD, TIGHT = 70, 40, 60, 30
 TIGHT_ROOM = 20
 """Redemptions that the tight batch's budget has room for."""
-BURNS = 120
+BURNS = 90
 ANSWER_S = 60
 Answer = tuple[int, dict[str, Any]]
 

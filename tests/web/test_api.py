@@ -168,6 +168,7 @@ def test_every_endpoint_needs_a_key_with_its_scope(db: Database, client: FlaskCl
         ("get", "members/a/points"): "read",
         ("get", "members/a/tier"): "read",
         ("get", "members/a/referral-link"): "read",
+        ("get", "members/a/wallet-link"): "loyalty",
         ("post", "referrals"): "loyalty",
         ("post", "groups"): "loyalty",
         ("post", "groups/join"): "loyalty",
@@ -181,10 +182,14 @@ def test_every_endpoint_needs_a_key_with_its_scope(db: Database, client: FlaskCl
     rules = [rule for rule in client.application.url_map.iter_rules() if str(rule).startswith("/api/v1/")]
     assert len(rules) == len(needed)
     tokens = {scope: make_key(db, scope) for scope in keys.SCOPES}
-    for (method, path), scope in needed.items():
+    for number, ((method, path), scope) in enumerate(needed.items()):
+        # Wrong keys have a limit an address: one each.
+        caller = {"REMOTE_ADDR": f"127.0.1.{number}"}
         for token in (None, "hl_wrong", "other"):
             headers = {"Authorization": f"Bearer {token}"} if token else {}
-            answer = client.open(f"/api/v1/{path}", method=method.upper(), json={}, headers=headers)
+            answer = client.open(
+                f"/api/v1/{path}", method=method.upper(), json={}, headers=headers, environ_base=caller
+            )
             assert answer.status_code == 401
             assert answer.get_json()["error"]["code"] == "unauthorized"
             assert answer.headers["WWW-Authenticate"] == "Bearer"

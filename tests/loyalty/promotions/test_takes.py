@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from apiflask import APIFlask
+from prefect.logging import disable_run_logger
 from sqlalchemy.orm import Session
 
 from core.db import Database
 from core.errors import Conflict, InvalidInput, NotFound
 from core.settings import Settings
+from loyalty import flows
 from loyalty.models import PromotionRow
 from loyalty.promotions import store, takes
 from loyalty.promotions.takes import MemberLimit, NotInForce, Resolved, SoldOut
@@ -200,6 +202,23 @@ def test_what_is_over_by_its_time_is_free_at_once_and_swept_later(db: Database) 
 def _unlimited(session: Session) -> str:
     definition = {"benefit": off(1)}
     return store.save(session, name="open", title="o", definition=definition, by="ann", now=NOW).name
+
+
+def test_the_flow_expires_what_was_held_for_too_long(
+    sqlite_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(sqlite_db, limits={"stock": 9})
+    with sqlite_db.write() as session:
+        take(session, "old", 4)
+        take(session, "kept", 2)
+        takes.confirm(session, "kept", NOW)
+    monkeypatch.setattr(
+        flows.core_settings, "load", lambda: Settings(database_url=sqlite_db.url, _env_file=None)
+    )
+    monkeypatch.setattr(flows, "clock", lambda _settings: LATER)
+    with disable_run_logger():
+        assert flows.expire.fn()["promotion_takes"] == 1
+    assert (states(sqlite_db), scalar(sqlite_db, USED)) == ({"expired": 4, "confirmed": 2}, 2)
 
 
 # --- By HTTP -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -51,10 +52,19 @@ def serve_many(
     _listen(host, port, shared=False).close()
 
     def child() -> None:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         # A queue each: of one shared by all, whoever wakes first takes nearly everything.
         _answer(make_app(), {"sockets": [_listen(host, port, shared=True)]}, threads, proxies)
 
     _keep(child, processes)
+
+
+def _end_with_parent() -> None:
+    """Stop when the first process is gone without a word: nobody could stop us or have the port any more."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _listen(host: str, port: int, *, shared: bool) -> socket.socket:

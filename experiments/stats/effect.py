@@ -17,7 +17,7 @@ ALTERNATIVES: tuple[Alternative, ...] = ("two-sided", "greater", "less")
 
 @dataclass(frozen=True)
 class Effect:
-    """A difference: estimate, standard error, interval at 1 − alpha, p. One-sided intervals are open: −∞ or ∞."""
+    """A difference: estimate, interval at 1 − alpha (one-sided: open, −∞ or ∞), standard error, p."""
 
     estimate: float
     low: float

@@ -21,7 +21,11 @@ from sqlalchemy.orm import Session
 
 from loyalty.abuse.models import AbuseGuess
 from loyalty.abuse.rules import Guessing, load_rules
+from loyalty.abuse.subjects import IP
 
+CROWD = 20
+"""Behind one IP address are many people (an office, a mobile network): so many times the wrong codes are
+needed before all of them are locked out."""
 Subjects = Mapping[str, str]
 """kind → keyed hash, as :func:`loyalty.abuse.subjects.subjects_of` makes them."""
 
@@ -37,12 +41,14 @@ def failed(session: Session, subjects: Subjects, now: datetime) -> datetime | No
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     rule = load_rules(session).guessing
     # In one order everywhere, so that two guessers who share subjects never wait for each other in a ring.
-    first_lock = at + rule.lockouts_s[0] if rule.limit == 1 else 0
-    rows = [
-        {"kind": kind, "hash": digest, "failures": 1 if rule.limit > 1 else 0, "since_s": at,
-         "lockouts": 1 if first_lock else 0, "locked_until_s": first_lock, "last_s": at}
-        for kind, digest in sorted(subjects.items())
-    ]  # fmt: skip
+    rows = []
+    for kind, digest in sorted(subjects.items()):
+        at_once = rule.limit == 1 and kind != IP
+        rows.append({
+            "kind": kind, "hash": digest, "failures": 0 if at_once else 1, "since_s": at,
+            "lockouts": 1 if at_once else 0, "locked_until_s": at + rule.lockouts_s[0] if at_once else 0,
+            "last_s": at,
+        })  # fmt: skip
     insert: Any = dialect.insert(AbuseGuess.__table__).values(rows)
     statement = insert.on_conflict_do_update(
         index_elements=["kind", "hash"], set_=_counted(rule, at)
@@ -57,7 +63,8 @@ def _counted(rule: Guessing, at: int) -> dict[str, Any]:
     locked = old.locked_until_s > at
     stale = old.since_s <= at - rule.window_s
     number = sa.case((stale, 1), else_=old.failures + 1)
-    full = sa.and_(~locked, number >= rule.limit)
+    limit = sa.case((old.kind == IP, rule.limit * CROWD), else_=rule.limit)
+    full = sa.and_(~locked, number >= limit)
     lockouts_s = rule.lockouts_s
     length = sa.case(*((old.lockouts == n, s) for n, s in enumerate(lockouts_s[:-1])), else_=lockouts_s[-1])
     return {

@@ -297,7 +297,15 @@ def test_the_fifth_wrong_code_locks_for_a_quarter_of_an_hour(db: Database) -> No
 def test_one_subject_in_common_is_enough_to_be_locked_out(db: Database) -> None:
     for _ in range(5):
         wrong(db)
-    assert locked(db, NOW, subjects_of({"device": "another", "ip": "203.0.113.7"})) is not None
+    assert locked(db, NOW, {**subjects_of({"device": "another"}), **GUESSER}) is not None
+
+
+def test_who_shares_an_ip_address_with_a_guesser_is_locked_out_much_later(db: Database) -> None:
+    neighbour = subjects_of({"device": "another", "ip": "203.0.113.7"})
+    for number in range(5 * guesses.CROWD):
+        assert locked(db, NOW, neighbour) is None, number
+        wrong(db, NOW, subjects_of({"device": f"d-{number}", "ip": "203.0.113.7"}))
+    assert locked(db, NOW, neighbour) == NOW + timedelta(minutes=15)
 
 
 def test_wrong_codes_further_apart_than_the_window_lock_nobody_out(db: Database) -> None:

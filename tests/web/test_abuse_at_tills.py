@@ -87,19 +87,19 @@ def test_wrong_codes_count_wherever_they_are_tried_and_lock_out_everywhere(
 
 
 @pytest.mark.parametrize(
-    "subject",
+    ("subject", "allowed"),
     [
-        {"device_id": "d-1"},
-        {"ip": "203.0.113.7"},
-        {"phone": "13800138000"},
-        {"address": "上海市静安区南京西路 1 号"},
+        ({"device_id": "d-1"}, 5),
+        ({"ip": "203.0.113.7"}, 5 * guesses.CROWD),
+        ({"phone": "13800138000"}, 5),
+        ({"address": "上海市静安区南京西路 1 号"}, 5),
     ],
 )
 def test_each_thing_by_which_a_buyer_is_known_is_locked_out(
-    db: Database, post: Post, subject: dict[str, str]  # noqa: F811
+    db: Database, post: Post, subject: dict[str, str], allowed: int  # noqa: F811
 ) -> None:  # fmt: skip
     body = {**ORDER, "order_id": "o", "code": TYPO}
-    for number in range(5):
+    for number in range(allowed):
         assert post("coupons/redeem", {**body, "client": subject}, f"k{number}")[0] == 422
     other = {**subject, "device_id": "another"} if "device_id" not in subject else {**subject, "ip": "::1"}
     assert said(post("coupons/redeem", {**body, "client": other}, "x")) == (429, "too_many_requests")

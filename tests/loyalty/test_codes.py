@@ -27,7 +27,9 @@ def test_a_hundred_thousand_codes_are_different_and_well_formed() -> None:
     assert abs(share - 1 / 32) < 0.003  # each symbol is as likely as another
 
 
-@pytest.mark.parametrize("code", [*codes.generate("VP", 12, 5), *codes.generate("ABCDEFGHJKLM", 18, 2)])
+@pytest.mark.parametrize(
+    "code", [*codes.generate("VP", 12, 5), *codes.generate("ABCDEFGHJKLM", 18, 2)], ids=[*range(7)]
+)
 def test_every_wrong_character_is_found(code: str) -> None:
     for place in range(len(code)):
         for symbol in set(codes.ALPHABET) - {code[place]}:
@@ -35,7 +37,9 @@ def test_every_wrong_character_is_found(code: str) -> None:
                 codes.check(code[:place] + symbol + code[place + 1 :])
 
 
-@pytest.mark.parametrize("code", [*codes.generate("VP", 12, 20), *codes.generate("ABCDEFGHJKLM", 18, 5)])
+@pytest.mark.parametrize(
+    "code", [*codes.generate("VP", 12, 20), *codes.generate("ABCDEFGHJKLM", 18, 5)], ids=[*range(25)]
+)
 def test_every_swap_of_two_characters_is_found(code: str) -> None:
     for first in range(len(code)):
         for second in range(first + 1, len(code)):
@@ -55,7 +59,11 @@ def test_case_spaces_hyphens_and_full_width_do_not_matter(form: str, lower: bool
         assert codes.check(form.format(typed)) == CODE
 
 
-@pytest.mark.parametrize("text", ["", "ABC", CODE[:-1] + "0", CODE + CODE + CODE, "优惠券优惠券优惠券优惠券"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "ABC", CODE[:-1] + "0", CODE + CODE + CODE, "优惠券优惠券优惠券优惠券"],
+    ids=["nothing", "short", "wrong symbol", "long", "Chinese"],
+)
 def test_what_cannot_be_a_code_is_a_typing_error(text: str) -> None:
     with pytest.raises(InvalidInput, match="typing error") as caught:
         codes.check(text)

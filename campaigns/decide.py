@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from campaigns.spec import HOLDOUT
+from experiments import control
 from experiments.assignment import assign
 
 EXCLUDED, ERASED, NO_ADDRESS, NO_CONSENT = "excluded", "erased", "no_address", "no_consent"
@@ -72,7 +73,8 @@ class Plan:
     arms: tuple[ArmPlan, ...]
     holdout: float
     control_share: float
-    control_salt: str
+    control_quarter: int
+    """Of ``experiments.control``: who is in the control group changes every quarter."""
     message_cost: Mapping[str, int]
     cap: int | None = None
 
@@ -130,8 +132,6 @@ def decide(candidates: pa.Table, plan: Plan, left: Left) -> tuple[pa.Table, Left
     number = candidates.num_rows
     reason = _ineligible(candidates, plan)
     ids = candidates["external_id"]
-    in_control = _in_arm(assign(plan.control_salt, ids, _split("control", plan.control_share)), "control")
-    reason[(reason == None) & in_control] = CONTROL  # noqa: E711 - elementwise
     held = _in_arm(assign(f"{plan.salt}:holdout", ids, _split(HOLDOUT, plan.holdout)), HOLDOUT)
     arm_names = np.array([arm.name for arm in plan.arms], dtype=object)
     chosen = assign(f"{plan.salt}:variant", ids, [(arm.name, arm.weight) for arm in plan.arms])
@@ -140,6 +140,8 @@ def decide(candidates: pa.Table, plan: Plan, left: Left) -> tuple[pa.Table, Left
     arm = np.array([list(arm_names).index(name) for name in order] or [0], dtype=np.int64)[index]
     channel, fallback = _channels(candidates, plan, arm)
     reason[(reason == None) & (channel < 0)] = NO_ADDRESS  # noqa: E711 - the variant has no template for it
+    in_control, _ = control.groups(ids, plan.control_share, plan.control_quarter)
+    _put(reason, in_control, CONTROL)
     left = _apply_limits(reason, held, arm, channel, plan, left)
     eligible = reason == None  # noqa: E711
     nothing: Any = None

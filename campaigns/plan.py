@@ -23,6 +23,7 @@ from core.errors import InvalidInput
 from core.models import Preference
 from core.settings import Settings
 from core.warehouse.engine import DuckEngine
+from experiments.control import quarter_of
 from loyalty.batches import validity
 from loyalty.models import CouponBatch
 from segments.evaluate import evaluator
@@ -82,14 +83,14 @@ def make_ready(session: Session, campaign: Campaign, spec: CampaignSpec, as_of: 
         for variant in spec.variants
         for batch in [batches.get(variant.coupon_batch or "")]
     )
-    control_share, control_salt = control(session, as_of)
+    control_share, control_quarter = control(session, as_of)
     plan = Plan(
         salt=campaign.name,
         channels=spec.channels,
         arms=arms,
         holdout=spec.holdout,
         control_share=control_share,
-        control_salt=control_salt,
+        control_quarter=control_quarter,
         message_cost=spec.message_cost_minor,
         cap=spec.cap_messages,
     )
@@ -104,12 +105,13 @@ def make_ready(session: Session, campaign: Campaign, spec: CampaignSpec, as_of: 
     )
 
 
-def control(session: Session, as_of: datetime) -> tuple[float, str]:
-    """Share and salt of the global control group, which gets no marketing."""
+def control(session: Session, as_of: datetime) -> tuple[float, int]:
+    """Share and quarter of the global control group, which gets no marketing.
+
+    It is another one each quarter, so that nobody is left out of everything for good.
+    """
     share = session.get(Preference, CONTROL_KEY)
-    # A new control group each quarter, so that nobody is left out of everything for good.
-    salt = f"control:{as_of.year}Q{(as_of.month + 2) // 3}"
-    return float(share.value) if share else DEFAULT_CONTROL_SHARE, salt
+    return float(share.value) if share else DEFAULT_CONTROL_SHARE, quarter_of(as_of)
 
 
 def offer_cost(batch: CouponBatch | None, points: int, spec: CampaignSpec) -> int:

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from campaigns.decide import ArmPlan, Left, Plan, decide
 from campaigns.gather import gather
 from campaigns.plan import AUDIENCE_SCHEMA, control
+from campaigns.programme import log_programme
 from campaigns.spec import DEFAULT_QUIET_HOURS, CampaignSpec
 from channels import consent, outbox
 from channels.models import Message, Template
@@ -204,9 +205,9 @@ Batch = Callable[[Session], list[Due]]
 def _ready(session: Session, wanted: Reminders, kind: str, now: datetime) -> _Ready:
     templates = _templates(session, kind, wanted.rule(kind))
     channels = tuple(templates)
-    share, salt = control(session, now)
+    share, quarter = control(session, now)
     arms = (ArmPlan(_ARM, 1.0, channels),)
-    return _Ready(Plan(f"reminders:{kind}", channels, arms, 0.0, share, salt, {}), templates)
+    return _Ready(Plan(f"reminders:{kind}", channels, arms, 0.0, share, quarter, {}), templates)
 
 
 def _day(settings: Settings, now: datetime) -> int:
@@ -315,6 +316,8 @@ def _decide(
     spec = CampaignSpec({}, (), ready.plan.channels)
     candidates = gather(session, ready.plan, spec, audience, now, lock=lock)
     decided, _ = decide(candidates, ready.plan, Left())
+    if lock:
+        log_programme(session, ready.plan, decided, now)
     counts.due += len(due)
     counts.skipped.update(reason for reason in decided["reason"].to_pylist() if reason is not None)
     sends: list[dict[str, Any]] = decided.filter(pc.is_null(decided["reason"])).to_pylist()

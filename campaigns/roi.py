@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from core.errors import InvalidInput
+from experiments.moments import PairMoments
 
 BOUNDED, OUTSIDE, EVERYWHERE = "bounded", "outside", "everywhere"
 """Forms of a Fieller interval: [low, high]; all but (low, high); every number."""
@@ -141,3 +142,79 @@ def fieller(
         root = math.sqrt(discriminant)
         return FiellerInterval(estimate, (b + root) / a, (b - root) / a, OUTSIDE)
     return FiellerInterval(estimate, None, None, EVERYWHERE)
+
+
+def iroas(treated: PairMoments, control: PairMoments, alpha: float = 0.05) -> FiellerInterval:
+    """Incremental revenue a unit of incremental cost, where the cost differs by member too (coupons used).
+
+    Moments: ``x`` the revenue of a member, ``y`` the cost of that member, the control's cost usually 0.
+    Fieller's interval with the normal quantile, so the arms should be large; it covers at its level even
+    where the cost may be 0, and is then not bounded.
+    """
+    arms = (treated, control)
+    if min(arm.x.n for arm in arms) < 2:
+        raise InvalidInput("An iROAS needs two members or more in both arms.", "arms")
+    if not 0 < alpha < 1:
+        raise InvalidInput("alpha lies between 0 and 1.", "alpha")
+    return fieller(
+        treated.x.mean - control.x.mean,
+        sum(arm.x.var / arm.x.n for arm in arms),
+        treated.y.mean - control.y.mean,
+        sum(arm.y.var / arm.y.n for arm in arms),
+        sum(arm.cov / arm.x.n for arm in arms),
+        float(stats.norm.isf(alpha / 2)),
+    )
+
+
+_WORDS = {
+    "en": {
+        BOUNDED: "{estimate}, between {low} and {high}",
+        OUTSIDE: "{estimate}, but unbounded: the data exclude only values between {low} and {high}",
+        EVERYWHERE: "unbounded: the data exclude no value at all, since the cost may be 0",
+    },
+    "zh": {
+        BOUNDED: "{estimate}，介于 {low} 与 {high} 之间",
+        OUTSIDE: "{estimate}，但区间无界：数据仅排除 {low} 与 {high} 之间的值",
+        EVERYWHERE: "区间无界：成本可能为 0，数据不能排除任何值",
+    },
+}
+
+
+def in_words(interval: FiellerInterval, locale: str, digits: int = 2) -> str:
+    """The ratio in a sentence of English or Chinese (any ``zh…`` locale); says where it is unbounded."""
+    words = _WORDS["zh" if locale.lower().startswith("zh") else "en"]
+    values = {
+        name: "–" if value is None else f"{value:,.{digits}f}"
+        for name, value in (("estimate", interval.estimate), ("low", interval.low), ("high", interval.high))
+    }
+    return words[interval.kind].format(**values)
+
+
+@dataclass(frozen=True)
+class Payback:
+    """Days until the margin has paid the cost, by the estimate and by the interval's ends. None: not yet."""
+
+    day: int | None
+    earliest: int | None
+    latest: int | None
+
+
+def payback(margin_by_day: Mapping[int, Interval], cost_minor: float) -> Payback:
+    """When incremental margin covered the cost.
+
+    ``margin_by_day``: days since assignment → the incremental margin of all treated up to that day (minor
+    units, with its interval): a read-out for each window. A day counts when all later ones stay above the
+    cost too, since increments may fall again (purchases only brought forward).
+    """
+    if cost_minor < 0:
+        raise InvalidInput("No part of the cost may be negative.", "cost")
+
+    def first(end: str) -> int | None:
+        found = None
+        for day in sorted(margin_by_day, reverse=True):
+            if getattr(margin_by_day[day], end) < cost_minor:
+                break
+            found = day
+        return found
+
+    return Payback(first("estimate"), first("high"), first("low"))

@@ -24,6 +24,7 @@ from campaigns.decide import BUDGET, COUPONS_USED_UP, Counts, decide
 from campaigns.gather import gather
 from campaigns.models import Campaign, CampaignRun, Decision
 from campaigns.plan import Ready
+from campaigns.programme import log_programme
 from campaigns.spec import HOLDOUT, CampaignSpec
 from channels import consent, outbox
 from core.collector import paused
@@ -217,6 +218,7 @@ def _write_batch(
     _grant(session, ready, sends, keys, now)
     _record(session, current.id, ready, decided, codes, now)
     _assign(session, campaign, decided, now)
+    log_programme(session, ready.plan, decided, now)
     _enqueue(session, campaign, current, ready, sends, keys, codes, products)
     counts.add(decided, ready.offers)
     current.counts = counts.to_json()

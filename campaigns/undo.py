@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from campaigns import campaigns
 from campaigns.decide import UNDONE
 from campaigns.models import Campaign, CampaignRun, Decision
+from campaigns.programme import unlog_programme
 from channels import outbox
 from channels.models import Message
 from core import audit
@@ -73,6 +74,7 @@ def undo(session: Session, campaign: Campaign, by: str, now: datetime) -> Campai
                 Assignment.member_id.in_(members),
             )
         )
+    unlog_programme(session, run.id, run.as_of)
     session.execute(
         sa.update(Decision)
         .where(Decision.run_id == run.id, Decision.reason.is_(None))

@@ -18,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core.db import bulk_insert
 from core.errors import Conflict, InvalidInput
 from experiments.models import Assignment, Experiment
+from experiments.moments import ASSIGNMENTS_SCHEMA
 
 Arm = tuple[str, float]
 Ids: TypeAlias = pa.Array | pa.ChunkedArray | npt.NDArray[np.generic] | Sequence[object]
@@ -271,3 +273,12 @@ def store_assignments(session: Session, experiment_id: int, rows: Iterable[tuple
         returning=["member_id"],
     )
     return len(new)
+
+
+def assigned(session: Session, experiment_id: int) -> pa.Table:
+    """(member_id, arm, at) of everybody in an experiment, as the scans of the warehouse take it."""
+    query = sa.select(Assignment.member_id, Assignment.arm, Assignment.at)
+    rows = session.execute(query.where(Assignment.experiment_id == experiment_id)).all()
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    arrays = [pa.array(column, kind.type) for column, kind in zip(columns, ASSIGNMENTS_SCHEMA, strict=True)]
+    return pa.table(arrays, schema=ASSIGNMENTS_SCHEMA)

@@ -1,4 +1,4 @@
-"""Tables of experiments, assignments and frozen read-outs."""
+"""Tables of experiments, assignments, exposures, metrics and frozen read-outs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ class Experiment(Base):
     """[{name, weight}], the control arm first; weights sum to 1."""
     control: Mapped[str] = mapped_column(sa.String(40))
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    kind: Mapped[str] = mapped_column(sa.String(20), server_default="campaign")
+    """``campaign``, ``control`` (a quarter of the global control group), ``shop`` (the shop's own pages)."""
+    unit: Mapped[str] = mapped_column(sa.String(10), server_default="member")
+    """``member``, or ``visitor``: any id of the shop's own, such as a cookie's."""
+    hash_version: Mapped[int] = mapped_column(server_default="2")
+    coverage: Mapped[float] = mapped_column(server_default="1")
+    layer: Mapped[str | None] = mapped_column(sa.String(80))
+    layer_low: Mapped[float | None]
+    layer_high: Mapped[float | None]
+    status: Mapped[str] = mapped_column(sa.String(20), server_default="running")
+    """Of the shop's own: draft → running → stopped."""
+    starts_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    ends_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    version: Mapped[int] = mapped_column(server_default="1")
 
 
 class Assignment(Base):
@@ -33,6 +47,31 @@ class Assignment(Base):
     member_id: Mapped[int] = mapped_column(sa.ForeignKey("members.id"), primary_key=True)
     arm: Mapped[str] = mapped_column(sa.String(40))
     at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Exposure(Base):
+    """A visitor's arm and the first time it was asked for. The visitor's id is kept as a keyed hash only."""
+
+    __tablename__ = "exposures"
+
+    experiment_id: Mapped[int] = mapped_column(sa.ForeignKey("experiments.id"), primary_key=True)
+    unit_hash: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    arm: Mapped[str] = mapped_column(sa.String(40))
+    first_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Metric(Base):
+    """A metric as data; ``experiments.metrics.MetricSpec`` says what its columns mean."""
+
+    __tablename__ = "metrics"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(60), unique=True)
+    spec: Mapped[dict[str, Any]] = mapped_column(Json)
+    """kind, fact, value, filter, window, winsorising, covariate, guardrail margin."""
+    version: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
 class Readout(Base):

@@ -15,6 +15,9 @@ from core.errors import InvalidInput
 from core.money import to_minor
 from web.refusals import said
 
+YEARS = (1970, 2999)
+"""Years of a time: outside of them something was mistyped, and some zones cannot be reckoned with."""
+
 
 class Form:
     """What was sent, or what the object holds; and what is wrong with it, by field.
@@ -103,7 +106,9 @@ class Form:
             )
         return value / 100
 
-    def money(self, name: str, currency: str, *, required: bool = False) -> int | None:
+    def money(
+        self, name: str, currency: str, *, required: bool = False, above_zero: bool = False
+    ) -> int | None:
         """Minor units of an amount typed in major ones; never negative."""
         text = str(self.data.get(name) or "").strip()
         if not text:
@@ -117,6 +122,8 @@ class Form:
             return None
         if minor < 0:
             self.error(name, gettext("An amount cannot be negative."))
+        elif above_zero and not minor:
+            self.error(name, gettext("Write an amount above 0, or leave it empty."))
         return minor
 
     def time(self, name: str, zone: ZoneInfo) -> datetime | None:
@@ -127,6 +134,8 @@ class Form:
         try:
             value = datetime.fromisoformat(text)
         except ValueError:
+            value = datetime.min.replace(tzinfo=zone)
+        if not YEARS[0] <= value.year <= YEARS[1]:
             self.error(name, gettext("Write a date and time like 2026-03-01 09:30."))
             return None
         return value if value.tzinfo else value.replace(tzinfo=zone)

@@ -311,6 +311,12 @@ _WORDS: dict[str, dict[str, object]] = {
         "checkout": _("Checkout"),
         "share": _("Shared"),
         "favourite": _("Added to favourites"),
+        "sign_up": _("Signed up"),
+        "birthday": _("Birthday"),
+        "review": _("Product reviewed"),
+        "check_in": _("Checked in"),
+        "survey": _("Survey answered"),
+        "referral": _("Friend brought along"),
     },
     "cohort_measure": {
         "retention": _("Share who ordered again"),

@@ -31,7 +31,8 @@ class Comparison:
     """An arm against the control: both means, and the difference in units and relative to the control.
 
     The two differences have an interval and a p each, and may disagree near the border. ``relative`` is
-    None where the control's mean is not above zero: a per cent of nothing, or of a loss, says nothing.
+    None where the control's mean is not above zero: a per cent of nothing, or of a loss, says nothing; and
+    where the treated arm is all zeros.
     """
 
     mean_control: float

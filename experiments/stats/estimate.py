@@ -76,13 +76,14 @@ def difference(treated: Estimate, control: Estimate) -> Estimate:
 def relative_difference(treated: Estimate, control: Estimate) -> Estimate | None:
     """Treated / control − 1; variance by the delta method: (vₜ + r²·v꜀) / m꜀².
 
-    None where the control's value is not above zero.
+    None where the control's value is not above zero, or the treated arm is all zeros: −100 % with no spread
+    that the delta method could see.
     """
     if control.value <= 0:
         return None
     ratio = treated.value / control.value
     var = (treated.var + ratio**2 * control.var) / control.value**2
-    if not (math.isfinite(ratio) and math.isfinite(var)):
+    if not (math.isfinite(ratio) and math.isfinite(var) and var > 0):
         return None
     df = satterthwaite((treated.var, treated.df), (control.var, control.df))
     return Estimate(treated.n + control.n, ratio - 1, var, df)

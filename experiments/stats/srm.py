@@ -15,7 +15,7 @@ from core.errors import InvalidInput
 
 ALERT_BELOW = 0.001
 """p under which a result must not be believed."""
-CONCENTRATION = 10_000.0
+CONCENTRATION = 1_000.0
 """How close to the plan the mixture looks: the weight of the plan in units. Large finds small mismatches."""
 
 
@@ -77,7 +77,7 @@ def always_valid(
     if not 0 <= previous_p <= 1 or concentration <= 0:
         raise InvalidInput("previous_p lies between 0 and 1, the concentration above 0.", "previous_p")
     _, observed, shares = _planned(counts, weights)
-    # log of B(a + n)/B(a) / Π shareⁿ; rising factorials by betaln-like differences stay exact enough at 10⁹.
+    # The log of B(a + n) / B(a) / Π shareⁿ, B the multivariate beta function.
     log_factor = float(special.gammaln(concentration) - special.gammaln(concentration + sum(observed)))
     for seen, share in zip(observed, shares, strict=True):
         prior = concentration * share

@@ -5,6 +5,7 @@ Guarantees: what was published is never changed; publishing the same words again
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import audit
+from core.db import among
 from core.errors import Conflict
 from loyalty.models import PromotionNotice, PromotionRow
 from loyalty.promotions import store
@@ -48,9 +50,28 @@ def history(session: Session, row: PromotionRow) -> list[PromotionNotice]:
 
 def standing(session: Session, row: PromotionRow, zone: ZoneInfo, currency: str, now: datetime) -> Standing:
     """The words of today, and whether they were public in time."""
-    texts = texts_of(row, zone, currency)
     found = history(session, row)
-    last = found[0] if found else None
+    return _standing(row, found[0] if found else None, zone, currency, now)
+
+
+def standings(
+    session: Session, rows: Iterable[PromotionRow], zone: ZoneInfo, currency: str, now: datetime
+) -> dict[int, Standing]:
+    """How the large sales among ``rows`` stand, by their id; in one query."""
+    large = [row for row in rows if row.large_sale]
+    if not large:
+        return {}
+    query = sa.select(PromotionNotice).where(
+        among(session, PromotionNotice.promotion_id, [row.id for row in large])
+    )
+    last = {one.promotion_id: one for one in session.scalars(query.order_by(PromotionNotice.number))}
+    return {row.id: _standing(row, last.get(row.id), zone, currency, now) for row in large}
+
+
+def _standing(
+    row: PromotionRow, last: PromotionNotice | None, zone: ZoneInfo, currency: str, now: datetime
+) -> Standing:
+    texts = texts_of(row, zone, currency)
     changed = last is not None and last.texts != texts
     needed = publish_by(row.starts_at) if row.large_sale else None
     public_at = now if last is None or changed else last.published_at

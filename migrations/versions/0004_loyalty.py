@@ -36,6 +36,16 @@ def upgrade() -> None:
     sa.Column('last_s', sa.BigInteger(), nullable=False),
     sa.PrimaryKeyConstraint('kind', 'hash', name=op.f('pk_abuse_guesses'))
     )
+    op.create_table('metrics',
+    sa.Column('id', db.BigId, nullable=False),
+    sa.Column('name', sa.String(length=60), nullable=False),
+    sa.Column('spec', db.Json, nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('created_at', db.UTCDateTime(), nullable=False),
+    sa.Column('updated_at', db.UTCDateTime(), nullable=False),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_metrics')),
+    sa.UniqueConstraint('name', name=op.f('uq_metrics_name'))
+    )
     op.create_table('points_event_rules',
     sa.Column('id', db.BigId, nullable=False),
     sa.Column('name', sa.String(length=80), nullable=False),
@@ -140,6 +150,14 @@ def upgrade() -> None:
     with op.batch_alter_table('claim_links', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_claim_links_batch_id'), ['batch_id'], unique=False)
 
+    op.create_table('exposures',
+    sa.Column('experiment_id', db.BigId, nullable=False),
+    sa.Column('unit_hash', sa.String(length=64), nullable=False),
+    sa.Column('arm', sa.String(length=40), nullable=False),
+    sa.Column('first_at', db.UTCDateTime(), nullable=False),
+    sa.ForeignKeyConstraint(['experiment_id'], ['experiments.id'], name=op.f('fk_exposures_experiment_id_experiments')),
+    sa.PrimaryKeyConstraint('experiment_id', 'unit_hash', name=op.f('pk_exposures'))
+    )
     op.create_table('group_offers',
     sa.Column('id', db.BigId, nullable=False),
     sa.Column('name', sa.String(length=80), nullable=False),
@@ -415,6 +433,19 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column('freed_at', db.UTCDateTime(), nullable=True))
         batch_op.create_index('ix_coupons_batch_id_issued_at', ['batch_id', 'issued_at'], unique=False)
 
+    with op.batch_alter_table('experiments', schema=None) as batch_op:
+        batch_op.add_column(sa.Column('kind', sa.String(length=20), server_default='campaign', nullable=False))
+        batch_op.add_column(sa.Column('unit', sa.String(length=10), server_default='member', nullable=False))
+        batch_op.add_column(sa.Column('hash_version', sa.Integer(), server_default='2', nullable=False))
+        batch_op.add_column(sa.Column('coverage', sa.Double(), server_default='1', nullable=False))
+        batch_op.add_column(sa.Column('layer', sa.String(length=80), nullable=True))
+        batch_op.add_column(sa.Column('layer_low', sa.Double(), nullable=True))
+        batch_op.add_column(sa.Column('layer_high', sa.Double(), nullable=True))
+        batch_op.add_column(sa.Column('status', sa.String(length=20), server_default='running', nullable=False))
+        batch_op.add_column(sa.Column('starts_at', db.UTCDateTime(), nullable=True))
+        batch_op.add_column(sa.Column('ends_at', db.UTCDateTime(), nullable=True))
+        batch_op.add_column(sa.Column('version', sa.Integer(), server_default='1', nullable=False))
+
     with op.batch_alter_table('points_lots', schema=None) as batch_op:
         batch_op.add_column(sa.Column('rolling', sa.Boolean(), server_default='0', nullable=False))
 
@@ -467,6 +498,19 @@ def downgrade() -> None:
 
     with op.batch_alter_table('points_lots', schema=None) as batch_op:
         batch_op.drop_column('rolling')
+
+    with op.batch_alter_table('experiments', schema=None) as batch_op:
+        batch_op.drop_column('version')
+        batch_op.drop_column('ends_at')
+        batch_op.drop_column('starts_at')
+        batch_op.drop_column('status')
+        batch_op.drop_column('layer_high')
+        batch_op.drop_column('layer_low')
+        batch_op.drop_column('layer')
+        batch_op.drop_column('coverage')
+        batch_op.drop_column('hash_version')
+        batch_op.drop_column('unit')
+        batch_op.drop_column('kind')
 
     with op.batch_alter_table('coupons', schema=None) as batch_op:
         batch_op.drop_index('ix_coupons_batch_id_issued_at')
@@ -548,6 +592,7 @@ def downgrade() -> None:
 
     op.drop_table('member_tiers')
     op.drop_table('group_offers')
+    op.drop_table('exposures')
     with op.batch_alter_table('claim_links', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_claim_links_batch_id'))
 
@@ -566,6 +611,7 @@ def downgrade() -> None:
     op.drop_table('tiers')
     op.drop_table('points_multipliers')
     op.drop_table('points_event_rules')
+    op.drop_table('metrics')
     op.drop_table('abuse_guesses')
     op.drop_table('abuse_allowances')
     # ### end Alembic commands ###

@@ -178,6 +178,11 @@ def test_every_endpoint_needs_a_key_with_its_scope(db: Database, client: FlaskCl
         ("post", "promotions/confirm"): "loyalty",
         ("post", "promotions/release"): "loyalty",
         ("post", "segments/count"): "read",
+        ("post", "experiments"): "loyalty",
+        ("post", "experiments/x"): "loyalty",
+        ("get", "experiments/x"): "read",
+        ("get", "experiments/x/results"): "read",
+        ("post", "experiments/x/assign"): "loyalty",
     }
     rules = [rule for rule in client.application.url_map.iter_rules() if str(rule).startswith("/api/v1/")]
     assert len(rules) == len(needed)

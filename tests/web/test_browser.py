@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.web import browser, seed
+from tests.web import browser, loyalty_seed, seed
 from tests.web.conftest import Shop
 from tests.web.test_assets import built
 
@@ -68,9 +68,21 @@ def chromium(shop: Shop) -> Iterator[tuple[Any, str]]:
 def test_pages_break_no_policy_and_fit_their_width(
     chromium: tuple[Any, str], width: int, language: str
 ) -> None:
+    _fits(chromium, PAGES, width, language)
+
+
+@pytest.mark.parametrize(("width", "language"), [(1280, "zh"), (390, "en"), (390, "zh")])
+def test_pages_of_loyalty_in_full_use_fit_their_width(
+    chromium: tuple[Any, str], shop: Shop, width: int, language: str
+) -> None:
+    public = loyalty_seed.fill(shop)
+    _fits(chromium, (*loyalty_seed.PAGES, *public), width, language)
+
+
+def _fits(chromium: tuple[Any, str], addresses: tuple[str, ...], width: int, language: str) -> None:
     page = browser.open_page(*chromium, width=width, height=844, language=language)
     browser.log_in(page, "admin@example.com", seed.PASSWORD)
-    for address in PAGES:
+    for address in addresses:
         page.goto(address)
         if page.locator("[data-chart]:visible").count():
             page.wait_for_selector("[data-chart]:visible svg")
@@ -79,6 +91,30 @@ def test_pages_break_no_policy_and_fit_their_width(
         for chart in page.query_selector_all("[data-chart]"):
             if chart.is_visible():
                 assert chart.query_selector("svg") is not None, address
+
+
+def test_a_link_with_a_mistake_comes_back_in_its_dialog(chromium: tuple[Any, str]) -> None:
+    page = browser.open_page(*chromium, width=390, height=844)
+    browser.log_in(page, "marketer@example.com", seed.PASSWORD)
+    page.goto("/loyalty/batches/1")
+    page.click("button[data-dialog='#link']")
+    page.fill("#link #title", "At the door")
+    page.fill("#link #limit", "none")
+    page.click("#link button:has-text('Make the link')")
+    page.wait_for_selector("#link[open] #limit-error")
+    assert page.input_value("#link #title") == "At the door"
+    assert [problem for problem in page.problems if "422" not in problem] == []
+
+
+def test_what_is_not_undone_is_asked_twice(chromium: tuple[Any, str], shop: Shop) -> None:
+    loyalty_seed.fill(shop)
+    page = browser.open_page(*chromium)
+    browser.log_in(page, "admin@example.com", seed.PASSWORD)
+    page.goto("/loyalty/points/adjustments")
+    page.click("button:has-text('Approve')")
+    page.wait_for_selector("dialog[open]:has-text('+5,000 points, because: Parcel lost')")
+    page.click("dialog[open] button.btn-main")
+    page.wait_for_selector("text=Approved.")
 
 
 def test_the_slash_key_searches_and_leaving_a_changed_form_asks(chromium: tuple[Any, str]) -> None:

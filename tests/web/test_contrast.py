@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.web import browser, seed
+from tests.web import browser, loyalty_seed, seed
 from tests.web.conftest import Shop
 from tests.web.test_assets import built
 from tests.web.test_browser import PAGES
@@ -81,13 +81,32 @@ def test_texts_can_be_read_and_controls_have_names(chromium: tuple[Any, str], sc
     page = browser.open_page(*chromium, width=1280, height=900, language="en")
     page.emulate_media(color_scheme=scheme)
     browser.log_in(page, "admin@example.com", seed.PASSWORD)
+    assert _wrong(page, PAGES) == {}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_loyalty_in_full_use_and_what_members_see_can_be_read(
+    chromium: tuple[Any, str], shop: Shop, scheme: str
+) -> None:
+    public = loyalty_seed.fill(shop)
+    page = browser.open_page(*chromium, width=1280, height=900, language="zh")
+    page.emulate_media(color_scheme=scheme)
+    browser.log_in(page, "admin@example.com", seed.PASSWORD)
+    assert _wrong(page, (*loyalty_seed.PAGES, *public)) == {}
+    page.goto(public[3])
+    assert page.evaluate("getComputedStyle(document.querySelector('svg.qr')).backgroundColor") == (
+        "rgb(255, 255, 255)"
+    ), "a code is dark on white in both themes"
+
+
+def _wrong(page: Any, addresses: tuple[str, ...]) -> dict[str, list[str]]:
     wrong: dict[str, list[str]] = {}
-    for address in PAGES:
+    for address in addresses:
         page.goto(address)
         found = [*page.evaluate(FAINT), *page.evaluate(NAMELESS), *page.evaluate(HEADLESS)]
         if found:
             wrong[address] = found
-    assert wrong == {}
+    return wrong
 
 
 def test_a_faint_text_and_a_nameless_control_are_noticed(chromium: tuple[Any, str]) -> None:

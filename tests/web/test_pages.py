@@ -13,7 +13,7 @@ from channels.models import Message
 from core.imports import load_rows, numbered
 from core.models import AuditEntry
 from experiments.models import Readout
-from tests.web import seed
+from tests.web import loyalty_seed, seed
 from tests.web.conftest import Shop
 from web.queries import overview
 
@@ -47,6 +47,14 @@ ADDRESSES = (
     "/loyalty/promotions/new",
     "/loyalty/promotions/try",
     "/loyalty/calendar",
+    "/loyalty/calendar?months=12&q=nothing",
+    "/loyalty/review",
+    "/loyalty/review/rules",
+    "/loyalty/referrals",
+    "/loyalty/referrals/programs/new",
+    "/loyalty/groups",
+    "/loyalty/groups/new",
+    "/loyalty/reminders",
     "/channels",
     "/channels?archived=1",
     "/channels/templates/new/email",
@@ -110,6 +118,51 @@ def test_every_page_of_a_seeded_shop_renders(any_shop: Shop, language: str) -> N
         if not address.endswith("preview.html?language=en"):
             assert f'<html lang="{"zh-CN" if language == "zh" else "en"}">' in page.text, address
             assert ("总览" in page.text) is (language == "zh"), address
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_page_of_loyalty_in_full_use_renders(shop: Shop, language: str) -> None:
+    public = loyalty_seed.fill(shop)
+    client = shop.client(language=language)
+    for address in (*loyalty_seed.PAGES, *public):
+        page = client.get(address)
+        assert page.status_code == 200, address
+        assert "built-in method" not in page.text, address
+        if address.startswith("/loyalty/") and "tabs-wrap" in page.text:
+            assert 'aria-current="page"' in page.text.partition("tabs-wrap")[2].partition("</nav>")[0], (
+                address
+            )
+
+
+def test_the_tab_stays_marked_when_a_form_comes_back(shop: Shop) -> None:
+    client = shop.client()
+    for address, tab in (
+        ("/loyalty/tiers", "Tiers"),
+        ("/loyalty/points/money", "Ledger and what is owed"),
+        ("/loyalty/points/multipliers", "Multipliers and events"),
+        ("/loyalty/points/adjustments", "Adjustments"),
+        ("/loyalty/reminders", "Reminders"),
+    ):
+        page = client.post(address, {"do": "save"})
+        assert page.status_code == 422, address
+        assert f'aria-current="page">{tab}</a>' in page.text, address
+
+
+def test_a_member_page_names_the_tier_the_inviter_and_what_was_found(shop: Shop) -> None:
+    loyalty_seed.fill(shop)
+    client = shop.client()
+    invited, inviter = client.get("/members/2").text, client.get("/members/1").text
+    assert re.search(r"<dt>Invited by</dt><dd><a href=\"/members/1\">", invited)
+    assert re.search(r"<dt>Friends invited</dt><dd><a href=\"/loyalty/referrals\">1</a>", inviter)
+    assert "/loyalty/review/1" in invited
+    assert re.search(r"<dt>Member tier</dt><dd>(<a href=\"/loyalty/tiers\">(Gold|Silver)</a>|<span)", inviter)
+
+
+def test_large_sales_without_their_notice_are_marked(shop: Shop) -> None:
+    loyalty_seed.fill(shop)
+    client = shop.client()
+    assert "Notice late: due Feb 27, 2026" in client.get("/loyalty/calendar").text
+    assert client.get("/loyalty/promotions").text.count("Large sale: notice late") == 1
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -70,7 +70,8 @@ def test_a_members_link_leads_to_their_page(
     for part in (
         "100 积分",
         "100 points",
-        "50.00 CNY",
+        "首单满 ¥50，14 天退货期后发放。",
+        "your first order of CN¥50 or more and 14 days for returns.",
         f"https://shop.example/?ref={found['token']}",
         "<svg",
     ):
@@ -100,8 +101,8 @@ def test_the_page_says_what_a_coupon_gives(client: FlaskClient, db: Database) ->
     batch = add_batch(db, benefit={"type": "percent", "percent": 15}, min_spend_minor=10000)
     given_program(db, friend_points=None, friend_batch_id=batch.id)
     page = client.get(f"/r/{links.token_of(1)}").text
-    assert "15% off from 100.00 CNY" in page
-    assert "优惠 15%（满 100.00 CNY 可用）" in page
+    assert "15% off from CN¥100" in page
+    assert "优惠 15%（满 ¥100 可用）" in page
 
 
 def test_without_a_programme_or_a_member_the_page_says_so(client: FlaskClient, db: Database) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP API under /api/v1: data in, coupons, points, promotions, counts of segments.
+"""The HTTP API under /api/v1: data in, coupons, points, promotions, counts of segments, arms.
 
 Guarantees: nothing is answered without a key that has the endpoint's scope; every POST can be repeated
 safely: imports by the ids of their rows, everything else by its Idempotency-Key.
@@ -19,6 +19,7 @@ from core.settings import Settings
 from web.api import errors
 from web.api.consents import add_consents
 from web.api.coupons import add_coupon_use, add_coupons
+from web.api.experiments import add_experiments
 from web.api.groups import add_groups
 from web.api.guard import Guard, describe_keys
 from web.api.ingest import add_imports
@@ -60,6 +61,7 @@ def create_blueprint(
     add_referrals(blueprint, guard, database, settings, clock)
     add_groups(blueprint, guard, database, settings, clock)
     add_wallet(blueprint, guard, database, settings)
+    add_experiments(blueprint, guard, database, settings, clock)
     return blueprint
 
 

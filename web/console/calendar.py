@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response
 
 from core.errors import InvalidInput
 from loyalty.models import PromotionRow
-from loyalty.promotions import ceiling, store
+from loyalty.promotions import ceiling, notices, store
 from loyalty.promotions.conflicts import DEEP, MAX_COMPARED, UNDER_MINIMUM, Conflict, conflicts, in_words
 from loyalty.promotions.overlaps import ALWAYS, together
 from web import context
@@ -132,6 +132,13 @@ def index() -> str:
         total=len(found),
         compared=min(len(found), MAX_COMPARED),
         today=_today(window, now.astimezone(zone).date()),
+        late={
+            row_id: one.publish_by
+            for row_id, one in notices.standings(
+                reading(), [bar.row for bar in found[:MAX_SHOWN]], zone, settings.shop_currency, now
+            ).items()
+            if one.late
+        },
         conflicts=_conflicts([bar.row for bar in found[:MAX_SHOWN]], window, most),
         kinds=kind_words(),
         months=MONTHS,

@@ -72,9 +72,12 @@ def _batch(batch_id: int) -> CouponBatch:
 
 @bp.get("/batches/<int:batch_id>")
 @require(Permission.VIEW)
-def batch(batch_id: int) -> str:
-    session = reading()
-    found = _batch(batch_id)
+def batch(batch_id: int) -> Any:
+    return _batch_page(_batch(batch_id))
+
+
+def _batch_page(found: CouponBatch, link_form: Form | None = None, status: int = 200) -> tuple[str, int]:
+    session, batch_id = reading(), found.id
     state = request.args.get("state", "")
     state = state if state in STATES else ""
     code = request.args.get("code", "").strip()
@@ -100,7 +103,8 @@ def batch(batch_id: int) -> str:
         rules=rule_words(found),
         links=_links(session, batch_id),
         held=queries.held(session, batch_id, context.now()),
-    )
+        link_form=link_form or Form({"title": found.title}),
+    ), status
 
 
 def _links(session: Session, batch_id: int) -> list[dict[str, Any]]:
@@ -216,10 +220,10 @@ def _new_batch(form: Form) -> stored.NewBatch:
         benefit = {
             "type": "percent",
             "percent": form.text("percent", required=True, limit=10).rstrip("%"),
-            "max_amount": form.money("max_amount", currency),
+            "max_amount": form.money("max_amount", currency, above_zero=True),
         }
     else:
-        benefit = {"type": "fixed", "amount": form.money("amount", currency, required=True)}
+        benefit = {"type": "fixed", "amount": form.money("amount", currency, required=True, above_zero=True)}
     return stored.NewBatch(
         name=form.text("name", required=True, limit=80),
         title=form.text("title", required=True),
@@ -240,7 +244,7 @@ def _new_batch(form: Form) -> stored.NewBatch:
         generic_code=form.text("generic_code", limit=stored.MAX_GENERIC) or None,
         daily_limit=form.integer("daily_limit", low=1),
         daily_per_member_limit=form.integer("daily_per_member_limit", low=1),
-        budget_minor=form.money("budget", currency),
+        budget_minor=form.money("budget", currency, above_zero=True),
         transferable=form.flag("transferable"),
         reminder_days=form.integer("reminder_days", low=1, high=stored.MAX_VALID_DAYS),
     )
@@ -297,9 +301,9 @@ def _back(batch_id: int) -> Response:
 
 @bp.post("/batches/<int:batch_id>/links")
 @require(Permission.EDIT)
-def add_link(batch_id: int) -> Response:
+def add_link(batch_id: int) -> Any:
     """A link by which members claim a code each."""
-    _batch(batch_id)
+    found = _batch(batch_id)
     form = Form(request.form)
     zone = context.console().settings.zone
     new = claims.NewLink(
@@ -316,10 +320,9 @@ def add_link(batch_id: int) -> Response:
                 )
         except InvalidInput as error:
             form.refuse(error)
-    if form.ok:
-        flash(gettext("The link is made. Print its QR code, or send the address."), "success")
-    else:
-        flash(next(iter(form.errors.values())), "error")
+    if not form.ok:
+        return _batch_page(found, form, 422)
+    flash(gettext("The link is made. Print its QR code, or send the address."), "success")
     return _back(batch_id)
 
 

@@ -19,11 +19,12 @@ from core.models import Member
 from segments import erasure, memberships
 from segments.recommend.rank import Product, recommend
 from web import context, i18n
+from web.console.review import ACTION_WORDS, STATE_WORDS, TONES
 from web.context import actor, reading, require, writing
 from web.paging import wanted
+from web.queries import member_loyalty, shell
 from web.queries import members as queries
 from web.queries import predictions as prediction_queries
-from web.queries import shell
 from web.roles import Permission
 
 bp = Blueprint("members", __name__, url_prefix="/members")
@@ -72,6 +73,10 @@ def _page(member: Member, *, shown: bool) -> str:
         decisions=queries.decisions(session, member.id),
         coupons=queries.coupons(session, member.id),
         points=queries.points(session, member.id, context.now()),
+        loyalty=member_loyalty.load(session, member.id),
+        action_words=ACTION_WORDS,
+        hit_states=STATE_WORDS,
+        hit_tones=TONES,
         consents=queries.consents(session, member.id),
         suppressions=queries.suppressions(session, member),
         standing=queries.standing(engine, member.id, as_of),

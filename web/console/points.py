@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
@@ -89,22 +90,20 @@ def _points_page(form: Form | None = None, money: Form | None = None, code: int 
 
 
 def _picture(owed: liability.Liability, currency: str) -> charts.Chart:
-    return charts.over(
-        "liability",
-        gettext("Points outstanding, by the month they run out"),
-        [due.month or gettext("never") for due in owed.months],
-        [
-            charts.Series(gettext("Points"), [due.points for due in owed.months]),
-            charts.Series(
-                gettext("Worth"),
-                [due.worth_minor for due in owed.months],
-                charts.Unit("money", currency),
-                "line",
-            ),
-        ],
-        heading=gettext("Month"),
-        base=gettext("as of %(at)s", at=i18n.moment(owed.at)),
+    """What runs out when, in money: points are worth the same in every month, so a second axis would only
+    say it twice. The table has both."""
+    months = [due.month or gettext("never") for due in owed.months]
+    worth = charts.Series(
+        gettext("Worth"), [due.worth_minor for due in owed.months], charts.Unit("money", currency)
     )
+    points = charts.Series(gettext("Points"), [due.points for due in owed.months])
+    title, heading = gettext("Worth of the points outstanding, by the month they run out"), gettext("Month")
+    drawn = charts.over(
+        "liability", title, months, [worth], heading=heading,
+        base=gettext("Worth by the month in which points run out, as of %(at)s", at=i18n.moment(owed.at)),
+    )  # fmt: skip
+    both = charts.over("liability", title, months, [points, worth], heading=heading)
+    return replace(drawn, table=both.table)
 
 
 @bp.get("")

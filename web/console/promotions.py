@@ -27,6 +27,7 @@ from loyalty.promotions.stacking import evaluate
 from web import context
 from web.context import actor, reading, require, writing
 from web.forms import Form
+from web.refusals import said
 from web.roles import Permission
 
 bp = Blueprint("promotions", __name__, url_prefix="/loyalty/promotions")
@@ -50,6 +51,9 @@ TEXTS = {"percent": ("percent", "round"), "buy_x_get_y": ("percent",), "tiered":
 COUNTED = {"nth_order": "n", "member_day": "day", "birthday": "within_days"}
 LIMITS = ("stock", "per_member", "per_day")
 LISTED = ("tier", "segment", "weekday")
+ABOVE_ZERO = ("max_amount", "amount")
+MISSING = "it is missing."
+"""What the reader of promotions says of a field that is not there."""
 _TIER = re.compile(r"benefit\.tiers\[(\d+)\]\.?(\w*)")
 _CONDITION = re.compile(r"conditions\[(\d+)\]")
 TIERS = range(5)
@@ -83,8 +87,14 @@ def _currency() -> str:
 @require(Permission.VIEW)
 def index() -> str:
     """Promotions in the order in which they are applied."""
+    rows, now = store.live(reading()), context.now()
+    public = notices.standings(reading(), rows, _zone(), _currency(), now)
     return render_template(
-        "loyalty/promotions.html", rows=store.live(reading()), kinds=kind_words(), now=context.now()
+        "loyalty/promotions.html",
+        rows=rows,
+        kinds=kind_words(),
+        now=now,
+        late={row_id for row_id, one in public.items() if one.late},
     )
 
 
@@ -172,7 +182,9 @@ def _definition(form: Form) -> dict[str, Any]:
 
 def _benefit(form: Form, kind: str, scope: dict[str, list[str]]) -> dict[str, Any]:
     currency = _currency()
-    found: dict[str, Any] = {name: form.money(name, currency) for name in MONEY.get(kind, ())}
+    found: dict[str, Any] = {
+        name: form.money(name, currency, above_zero=name in ABOVE_ZERO) for name in MONEY.get(kind, ())
+    }
     found |= {name: form.integer(name) for name in NUMBERS.get(kind, ())}
     found |= {name: form.text(name, limit=128) or None for name in TEXTS.get(kind, ())}
     if kind == "points":
@@ -298,13 +310,19 @@ def _save(form: Form, name: str, row: PromotionRow | None) -> Any:
                 )
         except InvalidInput as error:
             path = error.field or ""
-            form.refuse(error, {path: _field_of(path, definition["conditions"])})
+            form.error(_field_of(path, definition["conditions"]), _told(error))
         except Conflict as error:
-            form.error("name", str(error))
+            form.error("name", said(error))
     if not form.ok:
         return _edit_page(form, row, 422)
     flash(gettext("Saved. Baskets are priced with it from now on."), "success")
     return redirect(url_for("promotions.index"), 303)
+
+
+def _told(error: InvalidInput) -> str:
+    """The refusal without the path of the API's field: it stands beside the form's own."""
+    rest = str(error).removeprefix(f"{error.field}: ")
+    return gettext("This is needed.") if rest == MISSING else said(rest)
 
 
 def _field_of(path: str, conditions: list[dict[str, Any]]) -> str:

@@ -27,7 +27,7 @@ SIDES = ("referrer", "friend")
 STATE_WORDS: dict[str, object] = {
     joining.JOINED: _("Joined"),
     joining.ORDERED: _("Ordered, return window runs"),
-    joining.HELD: _("Held"),
+    joining.HELD: _("Held for review"),
     joining.REWARDED: _("Rewarded"),
     joining.REJECTED: _("Rejected"),
 }

@@ -28,7 +28,8 @@ from web.refusals import said
 from web.roles import Permission
 
 bp = Blueprint("review", __name__, url_prefix="/loyalty/review")
-AREA = ("loyalty", "promotions", "points", "tiers", "referrals", "groups", "review")
+AREA = ("loyalty", "promotions", "points", "tiers", "referrals", "groups", "review", "calendar",
+        "reminders")  # fmt: skip
 """Blueprints whose pages show the tabs, and with them how many hits wait."""
 ALLOW = "allow"
 RULES_MAX = 50_000

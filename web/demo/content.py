@@ -10,6 +10,13 @@ from sqlalchemy.orm import Session
 from channels import templates
 from core.settings import Settings
 from loyalty.coupons import NewBatch
+from loyalty.promotions import notices
+from loyalty.promotions import store as promotions
+from loyalty.referrals import programs
+from loyalty.referrals.programs import NewProgram
+from loyalty.tiers import review
+from loyalty.tiers import store as tiers
+from loyalty.tiers.model import Program, Tier
 
 SEGMENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("win-back", "At risk or dormant 预警与沉睡", {"field": "lifecycle", "op": "in", "value": ["at_risk", "dormant"]}),
@@ -43,6 +50,23 @@ BATCHES = (
         currency="USD", prefix="TEN", per_member_limit=1, valid_days=28,
     ),
 )  # fmt: skip
+
+LADDER = (
+    Tier("silver", "银卡会员", 30_000, "Silver", {"multiplier": "1.2"}),
+    Tier("gold", "金卡会员", 150_000, "Gold", {"multiplier": "1.5", "free_shipping": True}),
+    Tier("black", "黑金会员", 300_000, "Black", {"multiplier": "2", "early_access_hours": 24}),
+)
+FRIENDS = NewProgram(
+    "friends", "Bring a friend 邀请有礼", "USD", referrer_points=500, friend_points=200, min_order_minor=2500
+)
+COFFEE_WEEKS: dict[str, Any] = {
+    "currency": "USD",
+    "starts_at": "2017-10-09T00:00:00-04:00",
+    "ends_at": "2017-10-30T00:00:00-04:00",
+    "priority": 5,
+    "conditions": [{"type": "min_subtotal", "amount": 2000, "scope": {"categories": ["COFFEE"]}}],
+    "benefit": {"type": "percent", "percent": 20, "scope": {"categories": ["COFFEE"]}},
+}
 
 _HTML = """<!doctype html>
 <html><body style="margin:0;background:#f4f4f2;font-family:-apple-system,'Segoe UI','PingFang SC',sans-serif">
@@ -111,6 +135,24 @@ TEMPLATES: tuple[tuple[str, str, dict[str, dict[str, Any]]], ...] = (
         },
     ),
 )  # fmt: skip
+
+
+def save_loyalty(session: Session, settings: Settings, by: str, now: datetime) -> None:
+    """A ladder with every member on it, a promotion with its public notice, and a referral programme."""
+    ladder = Program(LADDER, timezone=settings.shop_timezone, currency=settings.shop_currency)
+    tiers.save_program(session, ladder, by, now)
+    review.review(session, ladder, now)
+    coffee = promotions.save(
+        session,
+        name="coffee-weeks",
+        title="Coffee weeks 咖啡节",
+        definition=COFFEE_WEEKS,
+        by=by,
+        now=now,
+        large_sale=True,
+    )
+    notices.publish(session, coffee, settings.zone, settings.shop_currency, by, now)
+    programs.create(session, FRIENDS, by, now)
 
 
 def save_templates(session: Session, settings: Settings, by: str, now: datetime) -> None:

@@ -201,6 +201,7 @@ def _set_up(story: Story, at: datetime) -> None:
         content.save_templates(session, story.settings, EMAIL, at)
         for batch in content.BATCHES:
             coupons.create_batch(session, batch, EMAIL, at)
+        content.save_loyalty(session, story.settings, EMAIL, at)
         spec = CampaignSpec.from_json(content.WIN_BACK)
         made = campaigns.create(
             session,

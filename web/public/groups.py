@@ -22,6 +22,7 @@ from web.public.referrals import benefit_words
 
 JOIN: pages.Text = ("我要参团", "Join this group")
 GO: pages.Text = ("前往商城参团", "Join in the shop")
+SEATS: pages.Text = ("已参团人数", "Seats taken")
 IN: pages.Text = ("您已在团中。", "You are in this group.")
 STATES: dict[str, pages.Text] = {
     OPEN: ("邀请好友一起拼团", "Ask friends to join"),
@@ -45,11 +46,14 @@ _PAGE = """<!doctype html>
 {% if said %}<p class="done" role="status">{{ said[0] }}<br>
 <span lang="en">{{ said[1] }}</span></p>{% endif %}
 {% for zh, en in lines %}<p>{{ zh }}</p><p class="en" lang="en">{{ en }}</p>{% endfor %}
-<p><progress max="{{ group.seats }}" value="{{ group.taken }}"></progress>
+<p><progress max="{{ group.seats }}" value="{{ group.taken }}"
+aria-label="{{ seats[0] }} · {{ seats[1] }}"></progress>
 {{ group.taken }}/{{ group.seats }}</p>
 <p>{{ group.faces|join(" · ") }}</p>
-{% if button %}<form method="post"><button type="submit">{{ button[0] }} · {{ button[1] }}</button></form>
-{% elif group.state == "open" %}<p><a href="{{ shop_url }}" rel="noreferrer">{{ go[0] }} · {{ go[1] }}</a></p>
+{% if button %}<form method="post"><button type="submit">{{ button[0] }} ·
+<span lang="en">{{ button[1] }}</span></button></form>
+{% elif group.state == "open" %}<a class="go" href="{{ shop_url }}" rel="noreferrer">{{ go[0] }} ·
+<span lang="en">{{ go[1] }}</span></a>
 {% endif %}</main><footer>{{ shop }}</footer></body></html>"""
 
 
@@ -80,6 +84,7 @@ def add_routes(
             button=button if group.state == OPEN else None,
             said=said,
             go=GO,
+            seats=SEATS,
             shop_url=shop_url(settings, group.token, "group"),
             style=url_for("public.style", v=pages.STYLE_VERSION),
             shop=settings.shop_name,

@@ -54,6 +54,17 @@ button.quiet { background: none; color: var(--accent); border: 1px solid var(--l
 .switch a { color: var(--accent); padding: .5rem; }
 button:focus-visible, select:focus-visible, a:focus-visible, input:focus-visible {
   outline: 3px solid var(--accent); outline-offset: 2px; }
+a { color: var(--accent); }
+progress { accent-color: var(--accent); vertical-align: middle; }
+/* A code is read from dark squares on white, in the dark theme as well. */
+.qr {
+  display: block; width: 100%; max-width: 15rem; height: auto; margin: 1.25rem auto .5rem;
+  background: #fff; border-radius: 9px;
+}
+.go {
+  display: block; margin-top: 1.25rem; padding: .7rem 1rem; border-radius: 9px; text-align: center;
+  background: var(--accent); color: var(--card); font-weight: 600; text-decoration: none;
+}
 footer { text-align: center; color: var(--soft); font-size: .85rem; }
 """
 

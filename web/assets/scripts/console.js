@@ -62,6 +62,9 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// A form in a dialog that came back with a mistake is in sight again.
+for (const dialog of document.querySelectorAll("dialog[data-open]")) dialog.showModal();
+
 // A repeated row is a <template> beside its list; __i__ in names becomes the next free number.
 function addRow(list) {
   const template = list?.parentElement.querySelector("template");

@@ -1,0 +1,250 @@
+"""From a file of units, CSV or Parquet, to moments by arm and dimension: one scan by DuckDB.
+
+Guarantees: no row is ever held in Python; every row counts, or is counted as left out and why; a column that
+holds something else than numbers is refused with what it holds. Moments are centred (Welford, Chan).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from core.errors import InvalidInput
+from experiments.stats.joint import Joint
+
+MAX_GROUPS = 20_000
+"""Arms × values of a dimension; more is a column of identifiers, not a dimension."""
+MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none")
+_PARQUET_MAGIC = b"PAR1"
+_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN")
+
+Group = tuple[str, str | None]
+"""Arm and value of the dimension."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to read: ``families`` name sets of columns whose joint moments are needed, over the rows that
+    have all of them; ``shares`` are columns that hold 0 and 1 only."""
+
+    arm: str
+    families: Mapping[str, tuple[str, ...]]
+    shares: frozenset[str] = frozenset()
+    by: str | None = None
+    unit: str | None = None
+
+    @property
+    def numbers(self) -> list[str]:
+        """The columns of numbers, each once."""
+        return list(dict.fromkeys(name for columns in self.families.values() for name in columns))
+
+
+@dataclass(frozen=True)
+class Units:
+    """Of the column of units: distinct ones, those in more than one arm, rows beyond one a unit and arm,
+    rows without."""
+
+    distinct: int
+    in_several_arms: int
+    repeated: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """``rows`` of all; by arm and dimension the rows, and the moments a family; rows left out by column."""
+
+    rows: int
+    without_arm: int
+    sizes: dict[Group, int]
+    moments: dict[str, dict[Group, Joint]]
+    missing: dict[str, int]
+    units: Units | None
+
+
+def scan(path: Path, wanted: Wanted) -> Scanned:
+    """Read the file. InvalidInput: no such file or column, not readable, values that are no numbers or
+    infinite, shares that are not 0 or 1, more than ``MAX_GROUPS`` groups, or no row."""
+    if not path.is_file():
+        raise InvalidInput(f"There is no file {path}.", "file")
+    if not path.stat().st_size:
+        raise InvalidInput(f"{path.name} is empty; its first line must name the columns.", "file")
+    with path.open("rb") as start:
+        parquet = start.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
+    reader = (
+        "read_parquet($path)"
+        if parquet
+        else "read_csv($path, header = true, all_varchar = true, null_padding = false)"
+    )
+    try:
+        with duckdb.connect(":memory:") as connection:
+            return _scan(connection, reader, path, wanted)
+    except duckdb.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        kind = "Parquet" if parquet else "CSV"
+        raise InvalidInput(f"{path.name} is not a readable {kind} file: {reason}", "file") from None
+
+
+def _scan(connection: duckdb.DuckDBPyConnection, reader: str, path: Path, wanted: Wanted) -> Scanned:
+    source = {"path": str(path)}
+    # Names of columns are the file's own, checked and quoted; values are bound.
+    head = connection.execute(f"SELECT * FROM {reader} LIMIT 0", source)  # noqa: S608
+    types = {str(column[0]): str(column[1]) for column in head.description or []}
+    _check_columns(path, types, wanted)
+    rows = f"SELECT {', '.join(_projection(types, wanted))} FROM {reader}"  # noqa: S608
+    text = f"SELECT {', '.join(_aggregates(wanted))} FROM ({rows}) GROUP BY ALL ORDER BY ALL"  # noqa: S608
+    answer = connection.execute(f"{text} LIMIT {MAX_GROUPS + 1}", source)
+    names = [str(column[0]) for column in answer.description or []]
+    found = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    if not found:
+        raise InvalidInput(f"{path.name} has no rows.", "file")
+    if len(found) > MAX_GROUPS:
+        raise InvalidInput(
+            f"{wanted.arm}{f' and {wanted.by}' if wanted.by else ''} have more than {MAX_GROUPS:,} "
+            "combinations; take columns of few values.",
+            "arm",
+        )
+    _check_values(found, wanted)
+    units = None
+    if wanted.unit is not None:
+        counts = connection.execute(_units_sql(types, reader, wanted), source).fetchall()[0]
+        units = Units(*(int(count or 0) for count in counts))
+    return _collect(found, wanted, units)
+
+
+def _quoted(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _check_columns(path: Path, types: Mapping[str, str], wanted: Wanted) -> None:
+    for name in (wanted.arm, *wanted.numbers, wanted.by, wanted.unit):
+        if name is not None and name not in types:
+            raise InvalidInput(
+                f"{path.name} has no column “{name}”. Its columns are {', '.join(types)}.", name
+            )
+    for name in wanted.numbers:
+        kind = types[name]
+        if kind != "VARCHAR" and not kind.removeprefix("U").startswith(_NUMBERS):
+            raise InvalidInput(f"The column “{name}” holds {kind}, not numbers.", name)
+
+
+def _text(name: str, types: Mapping[str, str]) -> str:
+    value = _quoted(name)
+    return f"NULLIF(trim({value}), '')" if types[name] == "VARCHAR" else f"CAST({value} AS VARCHAR)"
+
+
+def _projection(types: Mapping[str, str], wanted: Wanted) -> Iterator[str]:
+    yield f"{_text(wanted.arm, types)} AS arm"
+    yield f"{_text(wanted.by, types) if wanted.by else 'NULL'} AS dimension"
+    missing = ", ".join(f"'{word}'" for word in MISSING_WORDS)
+    for i, name in enumerate(wanted.numbers):
+        column = _quoted(name)
+        if types[name] != "VARCHAR":
+            yield f"CAST({column} AS DOUBLE) AS v{i}, NULL AS t{i}"
+            continue
+        word = f"lower(trim({column}))"
+        number = (
+            f"CASE WHEN {word} IN ({missing}) THEN NULL WHEN {word} = 'true' THEN 1 "
+            f"WHEN {word} = 'false' THEN 0 ELSE TRY_CAST(trim({column}) AS DOUBLE) END"
+        )
+        yield f"{number} AS v{i}"
+        yield f"CASE WHEN {number} IS NULL AND {word} NOT IN ({missing}) THEN {column} END AS t{i}"
+
+
+def _aggregates(wanted: Wanted) -> Iterator[str]:
+    yield "arm, dimension, count(*) AS n"
+    place = {name: i for i, name in enumerate(wanted.numbers)}
+    for name, i in place.items():
+        # Not by isnan(): where Parquet's statistics, which leave NaN out, know a range, it is always false.
+        yield f"count(*) FILTER (isfinite(v{i})) AS finite{i}, count(*) FILTER (isinf(v{i})) AS infinite{i}"
+        yield f"count(t{i}) AS bad{i}, min(t{i}) AS example{i}"
+        if name in wanted.shares:
+            other = f"FILTER (isfinite(v{i}) AND v{i} NOT IN (0, 1))"
+            yield f"count(*) {other} AS other{i}, max(v{i}) {other} AS odd{i}"
+    for f, columns in enumerate(wanted.families.values()):
+        rows = " AND ".join(f"isfinite(v{place[name]})" for name in columns)
+        yield f"count(*) FILTER ({rows}) AS n_{f}"
+        for a, name in enumerate(columns):
+            yield f"favg(v{place[name]}) FILTER ({rows}) AS m_{f}_{a}"
+        for a, b in _pairs(columns):
+            yield f"covar_samp(v{place[columns[a]]}, v{place[columns[b]]}) FILTER ({rows}) AS c_{f}_{a}_{b}"
+
+
+def _pairs(columns: Sequence[str]) -> Iterator[tuple[int, int]]:
+    return combinations_with_replacement(range(len(columns)), 2)
+
+
+def _units_sql(types: Mapping[str, str], reader: str, wanted: Wanted) -> str:
+    assert wanted.unit is not None
+    return f"""
+        SELECT count(unit), count(*) FILTER (unit IS NOT NULL AND arms > 1),
+          sum(n - arms) FILTER (unit IS NOT NULL), sum(n) FILTER (unit IS NULL)
+        FROM (
+          -- Grouped twice: a COUNT(DISTINCT) a unit would cost several times as much.
+          SELECT unit, sum(n) AS n, count(*) AS arms FROM (
+            SELECT {_text(wanted.unit, types)} AS unit, {_text(wanted.arm, types)} AS arm, count(*) AS n
+            FROM {reader} GROUP BY ALL
+          ) WHERE arm IS NOT NULL GROUP BY unit
+        )"""  # noqa: S608
+
+
+def _check_values(found: Sequence[Mapping[str, Any]], wanted: Wanted) -> None:
+    for i, name in enumerate(wanted.numbers):
+        bad = sum(row[f"bad{i}"] for row in found)
+        if bad:
+            example = next(row[f"example{i}"] for row in found if row[f"bad{i}"])
+            raise InvalidInput(
+                f"The column “{name}” has {bad:,} values that are no numbers, such as “{example[:40]}”; "
+                "write numbers with a point and without separators, and nothing where there is none.",
+                name,
+            )
+        infinite = sum(row[f"infinite{i}"] for row in found)
+        if infinite:
+            raise InvalidInput(
+                f"The column “{name}” has {infinite:,} infinite values; correct them or leave them empty.",
+                name,
+            )
+        if name in wanted.shares and any(row[f"other{i}"] for row in found):
+            others = sum(row[f"other{i}"] for row in found)
+            odd = next(row[f"odd{i}"] for row in found if row[f"other{i}"])
+            raise InvalidInput(
+                f"The column “{name}” has {others:,} values other than 0 and 1, such as {odd:g}; "
+                "compare it as a mean, or write 1 for yes and 0 for no.",
+                name,
+            )
+
+
+def _collect(found: Sequence[Mapping[str, Any]], wanted: Wanted, units: Units | None) -> Scanned:
+    placed = [row for row in found if row["arm"] is not None]
+    sizes = {(row["arm"], row["dimension"]): int(row["n"]) for row in placed}
+    moments: dict[str, dict[Group, Joint]] = {}
+    for f, (family, columns) in enumerate(wanted.families.items()):
+        moments[family] = {(row["arm"], row["dimension"]): _joint(row, f, columns) for row in placed}
+    return Scanned(
+        sum(int(row["n"]) for row in found),
+        sum(int(row["n"]) for row in found if row["arm"] is None),
+        sizes,
+        moments,
+        {
+            name: missing
+            for i, name in enumerate(wanted.numbers)
+            if (missing := sum(int(row["n"] - row[f"finite{i}"]) for row in placed))
+        },
+        units,
+    )
+
+
+def _joint(row: Mapping[str, Any], f: int, columns: tuple[str, ...]) -> Joint:
+    k, n = len(columns), int(row[f"n_{f}"])
+    means = np.array([row[f"m_{f}_{a}"] or 0.0 for a in range(k)])
+    cov = np.zeros((k, k))
+    for a, b in _pairs(columns):
+        cov[a, b] = cov[b, a] = (row[f"c_{f}_{a}_{b}"] or 0.0) if n > 1 else 0.0
+    return Joint(n, columns, means, cov)

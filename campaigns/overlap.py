@@ -97,7 +97,7 @@ def scan_cells(
 ) -> dict[tuple[bool, bool], Moments]:
     """The cells of two campaigns, from one scan of the warehouse.
 
-    ``first`` and ``second``: (member_id, arm, at) as ``campaigns.results.assigned`` gives them. Members of
+    ``first`` and ``second``: (member_id, arm, at) as ``experiments.assignment.assigned`` gives. Members of
     both count, from the later of their two moments on: before it they were in one campaign only.
     """
     both = first.join(second, "member_id", join_type="inner", right_suffix="_second")

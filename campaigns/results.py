@@ -23,8 +23,9 @@ from core.contacts import CHANNELS
 from core.errors import Conflict
 from core.warehouse.engine import DuckEngine
 from experiments import readout
-from experiments.models import Assignment, Experiment, Readout
-from experiments.moments import ASSIGNMENTS_SCHEMA, REVENUE, scan
+from experiments.assignment import assigned
+from experiments.models import Experiment, Readout
+from experiments.moments import REVENUE, scan
 from loyalty.models import Coupon, CouponBatch, Redemption
 
 
@@ -62,16 +63,6 @@ def result(
             "point_value_minor": spec.point_value_minor,
         },
     )
-
-
-def assigned(session: Session, experiment_id: int) -> pa.Table:
-    """(member_id, arm, at) of everybody in an experiment."""
-    query = sa.select(Assignment.member_id, Assignment.arm, Assignment.at)
-    rows = session.execute(query.where(Assignment.experiment_id == experiment_id)).all()
-    columns = list(zip(*rows, strict=True)) or [(), (), ()]
-    kinds = [column.type for column in ASSIGNMENTS_SCHEMA]
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
-    return pa.table(arrays, schema=ASSIGNMENTS_SCHEMA)
 
 
 def _money(
@@ -137,7 +128,7 @@ def _redeemed(session: Session, campaign: Campaign) -> dict[str, dict[str, tuple
         sa.select(
             Decision.arm,
             CouponBatch.name,
-            sa.func.sum(Redemption.discount_minor),
+            sa.func.sum(Redemption.discount_minor - Redemption.returned_discount_minor),
             sa.func.max(CouponBatch.settlement_share),
         )
         .join(CampaignRun, CampaignRun.id == Decision.run_id)

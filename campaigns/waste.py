@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 
 from campaigns.campaigns import spec_of
 from campaigns.models import Campaign, CampaignRun, Decision
-from campaigns.results import assigned
 from campaigns.spec import HOLDOUT
 from campaigns.subsidy import Arms, Subsidy, subsidy
 from core.errors import Conflict, InvalidInput
 from core.warehouse.engine import DuckEngine
+from experiments.assignment import assigned
 from experiments.models import Assignment
 from loyalty.models import Coupon, CouponBatch, Redemption
 

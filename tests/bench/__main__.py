@@ -29,6 +29,7 @@ NAMES = (
     "promotions",
     "codes",
     "loyalty",
+    "experiments",
 )
 HEAD = (
     "bench",

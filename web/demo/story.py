@@ -35,7 +35,7 @@ from core.imports import load_rows
 from core.models import Todo
 from core.settings import Settings
 from core.times import instant, now
-from experiments import readout
+from experiments import assignment, readout
 from loyalty import coupons
 from migrations.runner import upgrade
 from segments import segments
@@ -264,7 +264,7 @@ def _read_out(story: Story, as_of: datetime) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     with story.database.write() as session:
         campaign = campaigns.by_name(session, CAMPAIGN)
-        assigned = results.assigned(session, campaign.experiment_id or 0)
+        assigned = assignment.assigned(session, campaign.experiment_id or 0)
         lifted = results.with_lift(
             engine,
             assigned,

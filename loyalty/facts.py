@@ -23,7 +23,11 @@ FACTS = (
             Coupon.issue_key,
             Redemption.order_ref,
             Redemption.basket_minor,
-            (Redemption.discount_minor - Redemption.returned_discount_minor).label("discount_minor"),
+            # A use that was wholly undone keeps what it was: until then it counted as that.
+            sa.case(
+                (Redemption.rolled_back_at.is_not(None), Redemption.discount_minor),
+                else_=Redemption.discount_minor - Redemption.returned_discount_minor,
+            ).label("discount_minor"),
             Redemption.currency,
             Redemption.redeemed_at,
             Redemption.rolled_back_at,

@@ -301,7 +301,8 @@ def _afterwards(database: Database) -> None:
                 idempotency_key=f"r{index}",
                 now=NOW - timedelta(days=12),
             )
-        experiment = session.scalars(sa.select(Experiment)).one()
+        mine = sa.select(Campaign.experiment_id).join(CampaignRun).where(CampaignRun.id == run_id)
+        experiment = session.get_one(Experiment, session.scalar(mine))
         for kind, lift in ((readout.REAL, 0.0), (readout.SIMULATED, 900.0)):
             readout.freeze(
                 session,

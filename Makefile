@@ -17,7 +17,8 @@ help:
 # The stamp makes a second call cost nothing; it is older than its causes when something changed.
 install: .venv/.installed
 
-.venv/.installed: requirements.lock pyproject.toml web/assets/package.json web/assets/package-lock.json
+SOURCES = $(wildcard web/assets/*.* web/assets/theme/* web/assets/scripts/* web/translations/*/LC_MESSAGES/*.po)
+.venv/.installed: requirements.lock pyproject.toml $(SOURCES)
 	@echo "Installing Huiliu into .venv (about 800 MB of packages on a fresh machine) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.11"; rm -rf .venv; exit 1; }

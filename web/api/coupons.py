@@ -114,7 +114,17 @@ def add_coupon_use(
     clock: Callable[[], datetime],
 ) -> None:
     """Hold, redeem and release codes on orders, and give them back."""
+    _add_holds(blueprint, guard, database, settings, clock)
+    _add_redemptions(blueprint, guard, database, settings, clock)
 
+
+def _add_holds(
+    blueprint: APIBlueprint,
+    guard: Guard,
+    database: Database,
+    settings: Settings,
+    clock: Callable[[], datetime],
+) -> None:
     @blueprint.post("/coupons/hold")
     @guard(blueprint, keys.LOYALTY)
     @blueprint.input(forms.HoldIn, arg_name="body")
@@ -148,6 +158,14 @@ def add_coupon_use(
             found = coupons.release_requested(session, body.hold_id, idempotency_key=key, now=clock())
         return _on_order(found)
 
+
+def _add_redemptions(
+    blueprint: APIBlueprint,
+    guard: Guard,
+    database: Database,
+    settings: Settings,
+    clock: Callable[[], datetime],
+) -> None:
     @blueprint.post("/coupons/redeem")
     @guard(blueprint, keys.LOYALTY)
     @blueprint.input(forms.RedeemIn, arg_name="body")

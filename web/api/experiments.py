@@ -133,36 +133,14 @@ def add_experiments(
     clock: Callable[[], datetime],
 ) -> None:
     """Make, change, look at an experiment; ask for arms; read it out."""
+    _add_making(blueprint, guard, database, clock)
+    _add_assigning(blueprint, guard, database, clock)
+    _add_results(blueprint, guard, database, settings, clock)
 
-    @lru_cache(maxsize=1)
-    def engine() -> DuckEngine:
-        return open_engine(settings)
 
-    @blueprint.get("/experiments/<name>/results")
-    @guard(blueprint, keys.READ)
-    @blueprint.output(ResultsOut)
-    @blueprint.doc(
-        summary="What the arms of an experiment on members brought",
-        description="`?window_days=` (30) counts from each member's first exposure. Of the replica as the "
-        "last refresh left it.",
-    )
-    def show_results(name: str) -> dict[str, Any]:
-        text = request.args.get("window_days", "30")
-        if not text.isdecimal() or len(text) > 4:
-            raise InvalidInput("window_days is a whole number of days.", "window_days")
-        days = int(text)
-        with database.read() as session:
-            found = experiments.read(
-                session, engine(), name, window_days=days, as_of=clock(), currency=settings.shop_currency
-            )
-        return {
-            "experiment": name,
-            "window_days": days,
-            "ok": found.ok,
-            "verdict": readout.verdict(found, "en"),
-            "readout": readout.to_json(found),
-        }
-
+def _add_making(
+    blueprint: APIBlueprint, guard: Guard, database: Database, clock: Callable[[], datetime]
+) -> None:
     @blueprint.post("/experiments")
     @guard(blueprint, keys.LOYALTY)
     @blueprint.input(ExperimentIn, arg_name="body")
@@ -198,6 +176,10 @@ def add_experiments(
         with database.read() as session:
             return experiments.to_json(experiments.by_name(session, name), clock())
 
+
+def _add_assigning(
+    blueprint: APIBlueprint, guard: Guard, database: Database, clock: Callable[[], datetime]
+) -> None:
     @blueprint.post("/experiments/<name>/assign")
     @guard(blueprint, keys.LOYALTY)
     @blueprint.input(AssignIn, arg_name="body")
@@ -219,6 +201,43 @@ def add_experiments(
                 logged = experiments.log_exposures(session, row, fresh, members, now)
         units = [asdict(one) for one in given]
         return {"experiment": name, "version": row.version, "units": units, "logged": logged}
+
+
+def _add_results(
+    blueprint: APIBlueprint,
+    guard: Guard,
+    database: Database,
+    settings: Settings,
+    clock: Callable[[], datetime],
+) -> None:
+    @lru_cache(maxsize=1)
+    def engine() -> DuckEngine:
+        return open_engine(settings)
+
+    @blueprint.get("/experiments/<name>/results")
+    @guard(blueprint, keys.READ)
+    @blueprint.output(ResultsOut)
+    @blueprint.doc(
+        summary="What the arms of an experiment on members brought",
+        description="`?window_days=` (30) counts from each member's first exposure. Of the replica as the "
+        "last refresh left it.",
+    )
+    def show_results(name: str) -> dict[str, Any]:
+        text = request.args.get("window_days", "30")
+        if not text.isdecimal() or len(text) > 4:
+            raise InvalidInput("window_days is a whole number of days.", "window_days")
+        days = int(text)
+        with database.read() as session:
+            found = experiments.read(
+                session, engine(), name, window_days=days, as_of=clock(), currency=settings.shop_currency
+            )
+        return {
+            "experiment": name,
+            "window_days": days,
+            "ok": found.ok,
+            "verdict": readout.verdict(found, "en"),
+            "readout": readout.to_json(found),
+        }
 
 
 def answer(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from core import db as db_module
 from core.db import Database, bulk_insert
 from core.errors import InvalidInput
 from core.models import Event, Member, WarehouseMark
+from tests import postgres
 from tests.conftest import count
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -99,3 +102,29 @@ def test_writers_wait_for_each_other_instead_of_failing(sqlite_db: Database) -> 
     for thread in threads:
         thread.join()
     assert count(sqlite_db, "warehouse_marks") == 80
+
+
+def _end_all_but_mine(cluster_url: str, database: Database) -> None:
+    name = database.engine.url.database
+    with psycopg.connect(cluster_url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
+
+
+def test_a_connection_that_was_idle_is_tried_before_it_is_used(
+    pg_db: Database, cluster: postgres.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one() -> int:
+        with pg_db.read() as session:
+            return int(session.execute(sa.text("SELECT 1")).scalar_one())
+
+    assert one() == 1
+    _end_all_but_mine(cluster.url("postgres"), pg_db)
+    monkeypatch.setattr(db_module, "IDLE_S", 0.0)
+    assert one() == 1, "the server ended it while nobody used it"
+    monkeypatch.undo()
+    _end_all_but_mine(cluster.url("postgres"), pg_db)
+    with pytest.raises(sa.exc.OperationalError):
+        one()
+    assert one() == 1, "one request met the dead connection, the next has a new one"

@@ -192,6 +192,27 @@ def test_silence_is_measured_by_the_members_own_median_gap(
     assert by_member(shop.snapshot())[1]["stage"] == expected
 
 
+@pytest.mark.parametrize(
+    ("days", "stage"),
+    [
+        ([20, 21, 35], "at_risk"),  # gaps 1 and 14: half are short, and twice their mean, 15, is too
+        ([20, 21, 40], "active"),  # 1 and 19: twice the mean is the silence itself
+        ([20, 21, 41], "active"),
+        ([20, 21, 22, 40, 60], "at_risk"),  # 1, 1, 18, 20: the two in the middle are 1 and 18
+        ([20, 21, 22, 41, 60], "active"),  # 1, 1, 19, 19: in the middle 1 and 19
+    ],
+)
+def test_an_even_number_of_gaps_has_the_mean_of_the_two_in_the_middle(
+    shop: Shop, days: list[int], stage: str
+) -> None:
+    shop.member(1)
+    for day in days:
+        shop.order(1, day, 1)
+    shop.member(2)
+    shop.order(2, 50, 90_000)
+    assert by_member(shop.snapshot())[1]["stage"] == stage
+
+
 def test_the_tenure_preset_bands_the_last_activity(shop: Shop) -> None:
     for member, days in ((1, 3), (2, 20), (3, 60), (4, 200), (5, 390)):
         shop.member(member)

@@ -22,7 +22,7 @@ from channels.transports.base import NOT_TRIED, Outcome, Outgoing, Reaction, Tra
 from channels.transports.breaker import SILENT, Breaker
 from channels.transports.mail_state import Known, MailState
 from channels.transports.servers import Server, parse_url, share
-from channels.transports.smtp_connection import Connection, Envelopes
+from channels.transports.smtp_connection import Connection, Envelopes, Send
 from channels.transports.smtp_replies import SILENCE, reaction_of
 from channels.transports.throttle import Limit, Queue, Resolve, domain_of, group_of, held
 
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 ROOM_S = 0.05
 """How often a connection without a message that may leave looks again."""
+FEWER_S = 300.0
+"""How long a server that took fewer connections than it was offered is not offered more."""
 
 
 def utc_now() -> datetime:
@@ -44,21 +46,60 @@ class _Line:
     def __init__(self, server: Server, envelopes: Envelopes, connections: int | None) -> None:
         self.server, self.breaker = server, Breaker()
         self._envelopes = envelopes
-        self._size = connections or server.connections
+        self._most = connections or server.connections
+        self._taken, self._taken_until = self._most, 0.0
         self._idle: list[Connection] = []
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._ready: set[int] = set()
+        self._refused: TransportError | None = None
 
     async def send(self, queue: Queue) -> None:
         """Send what is in the queue, until it is empty, the time is up, or the server is gone."""
+        loop = asyncio.get_running_loop()
+        self._ready, self._refused = set(), None
         if self.breaker.probing:
             await self._probe(queue)
-        count = min(self._size, len(queue.items))
-        await asyncio.gather(*[self._worker(queue) for _ in range(count)])
-        loop = asyncio.get_running_loop()
+        size = self._most if loop.time() >= self._taken_until else self._taken
+        await self._all(
+            [loop.create_task(self._worker(queue)) for _ in range(min(size, len(queue.items)))], queue
+        )
+        if self._refused is not None and queue.stopped is None:
+            self._weigh(self._refused, queue)
         if queue.stopped is not None and queue.stopped.reaction is Reaction.UNREACHABLE:
             seconds = self.breaker.failed(loop.time())
             log.warning("Mail server %s left alone for %d s: %s", self.server.name, seconds, queue.stopped)
         elif queue.streak == 0:
             self.breaker.succeeded()
+
+    def _weigh(self, refused: TransportError, queue: Queue) -> None:
+        """Connections were refused: is the server gone, or does it only take no more of them?
+
+        Relays limit the connections of a client; some refuse what is too much, some let it wait.
+        """
+        if not queue.ended or not self._ready:
+            queue.stopped = refused
+        else:
+            number = len(self._ready)
+            self._taken, self._taken_until = number, asyncio.get_running_loop().time() + FEWER_S
+            log.warning(
+                "Mail server %s takes no more than %d connections: %s", self.server.name, number, refused
+            )
+
+    async def _all(self, workers: Sequence[asyncio.Task[None]], queue: Queue) -> None:
+        """Wait for the workers; who still waits for a connection when nothing is left to send, gives up."""
+        left: set[asyncio.Task[None]] = set(workers)
+        try:
+            while left:
+                done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                for worker in done:
+                    if not worker.cancelled():
+                        worker.result()
+                if queue.ended:
+                    for worker in self._connecting & left:
+                        worker.cancel()
+        finally:
+            for worker in left:
+                worker.cancel()
 
     async def _probe(self, queue: Queue) -> None:
         """One message, to see whether the server is back."""
@@ -71,18 +112,20 @@ class _Line:
             return found
 
         await self._serve(queue, one, once=True)
-        if queue.streak:
+        if self._refused is not None:
+            queue.stopped = queue.stopped or self._refused
+        elif queue.streak:
             queue.stopped = queue.stopped or _silent(self.server)
 
     async def _worker(self, queue: Queue) -> None:
-        while not queue.ended:
-            await self._serve(queue, queue.take, once=False)
+        while not queue.ended and await self._serve(queue, queue.take, once=False):
             if not queue.ended:
                 await asyncio.sleep(ROOM_S)
 
     async def _serve(
         self, queue: Queue, take: Callable[[int], tuple[int, Outgoing] | None], *, once: bool
-    ) -> None:
+    ) -> bool:
+        """Send what ``take`` gives on one connection; whether its worker may go on with another."""
         connection = self._idle.pop() if self._idle else Connection(self.server, self._envelopes)
 
         def settle(index: int, outcome: Outcome) -> None:
@@ -92,14 +135,28 @@ class _Line:
 
         try:
             while True:
-                connected = await connection.ready()
+                connected = await self._connect(connection)
                 worked = await connected(partial(take, id(connection)), settle)
                 if once or not worked or queue.ended:
                     break
         except TransportError as error:
+            if error.reaction is Reaction.UNREACHABLE:
+                self._refused = error
+                return False
             queue.stopped = queue.stopped or error
+        self._idle.append(connection)
+        return True
+
+    async def _connect(self, connection: Connection) -> Send:
+        worker = asyncio.current_task()
+        assert worker is not None
+        self._connecting.add(worker)
+        try:
+            send = await connection.ready()
         finally:
-            self._idle.append(connection)
+            self._connecting.discard(worker)
+        self._ready.add(id(connection))
+        return send
 
     async def close(self) -> None:
         await asyncio.gather(*[connection.close() for connection in self._idle])

@@ -71,13 +71,19 @@ class Connection:
         self._utf8 = False
         self._sent = 0
 
+    @property
+    def usable(self) -> bool:
+        """Whether the next message may go out without connecting again."""
+        if self._sent >= self._server.per_connection:
+            return False
+        if self._pipeline is not None:
+            return self._pipeline.usable
+        return self._client is not None and self._client.is_connected
+
     async def ready(self) -> Send:
         """A connection to send on. Raises TransportError UNREACHABLE or PAUSE."""
-        used_up = self._sent >= self._server.per_connection
-        if self._pipeline is not None and self._pipeline.usable and not used_up:
-            return self._pipelined
-        if self._client is not None and self._client.is_connected and not used_up:
-            return self._stepwise
+        if self.usable:
+            return self._stepwise if self._pipeline is None else self._pipelined
         await self.close()
         client = await self._connect()
         self._sent = 0
@@ -103,6 +109,9 @@ class Connection:
         try:
             await client.connect()
             await client.ehlo()
+        except asyncio.CancelledError:
+            client.close()
+            raise
         except aiosmtplib.SMTPAuthenticationError as error:
             client.close()
             if error.code < 500:

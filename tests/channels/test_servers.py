@@ -340,6 +340,38 @@ def test_an_open_breaker_asks_nobody_and_a_probe_closes_it(monkeypatch: pytest.M
     asyncio.run(main())
 
 
+def test_a_server_that_takes_few_connections_gets_everything_on_these(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    messages = [_outgoing(n, f"a@x{n % 10}.example") for n in range(200)]
+
+    async def fine(line: Line) -> None:
+        await line.greet("PIPELINING")
+        while (heard := await line.hear()) and heard != b"QUIT":
+            await line.hear(), await line.hear()
+            await line.say("250 ok", "250 ok", "354 go")
+            await line.body()
+            await asyncio.sleep(0.01)
+            await line.say("250 taken")
+
+    async def crowded(line: Line) -> None:
+        await line.say("421 4.7.0 too many connections from your address")
+
+    async def main() -> None:
+        async with (
+            Scripted([fine] * 3 + [crowded]) as server,
+            EmailTransport(Server("127.0.0.1", server.port), "s@x.example", connections=20) as transport,
+        ):
+            for connections in (20, 20):
+                found = await transport.send_many(messages, 20)
+                assert [outcome.error for outcome in found] == [None] * 200
+                assert server.connections == connections, "refused once each, and not asked again"
+
+    asyncio.run(main())
+    assert "takes no more than 3 connections" in caplog.text
+    assert "left alone" not in caplog.text
+
+
 def test_held_messages_cost_no_attempt_and_no_event() -> None:
     from channels.settle import decide
     from tests.channels.test_outbox import claimed

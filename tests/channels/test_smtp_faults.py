@@ -24,6 +24,7 @@ from channels.delivery import BATCH, LANES, run_delivery
 from channels.models import Message
 from channels.render import client_id
 from channels.transports.breaker import SILENT
+from channels.transports.smtp_connection import CONNECT_S
 from core.db import Database
 from core.models import Member
 from core.settings import Settings
@@ -91,6 +92,20 @@ def test_a_slow_server_gets_everything(db: Database, settings: Settings) -> None
     with sink("-w", "1", keep=True) as server:
         assert counts(run_delivery(db, pointed(db, settings, server.url), now=lambda: NOW)) == {"sent": 40}
         check_books(db, server, 40)
+
+
+def test_connections_that_a_server_lets_wait_hold_up_nothing(
+    sqlite_db: Database, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """smtp-sink greets five clients at once; the others hang until one of these leaves."""
+    fill(sqlite_db, settings, MANY)
+    begun = time.monotonic()
+    with sink("-m", "5", keep=True) as server:
+        there = pointed(sqlite_db, settings, f"{server.url}?connections=20")
+        assert counts(run_delivery(sqlite_db, there, now=lambda: NOW)) == {"sent": MANY}
+        check_books(sqlite_db, server, MANY)
+    assert time.monotonic() - begun < CONNECT_S, "who still waited for a connection at the end gave up"
+    assert "left alone" not in caplog.text
 
 
 def test_recipients_refused_for_now_are_all_tried_later(db: Database, settings: Settings) -> None:
@@ -308,7 +323,8 @@ def test_twenty_thousand_to_a_slow_server(pg_db: Database, settings: Settings) -
         add_members(pg_db, numbers)
         enqueue(pg_db, *[row(n, "email", template) for n in numbers])
     _spread(pg_db)
-    with sink("-w", "1", keep=True) as server:
+    # Its own limit of 256 clients would let the rest wait for a greeting: that has a test of its own.
+    with sink("-w", "1", "-m", "512", keep=True) as server:
         there = pointed(pg_db, settings, f"{server.url}?connections=200")
         found = by_command(there, 2)
         assert found["sent"] == LOTS

@@ -35,17 +35,22 @@ NO_VALUE = "(missing)"
 
 @dataclass(frozen=True)
 class Asked:
-    """A metric as asked for: its name, its columns, and how it is compared."""
+    """A metric as asked for: its name, its columns, how it is compared; ``covariates``: its own."""
 
     name: str
     metric: Metric
     kind: Literal["mean", "proportion", "ratio"]
+    covariates: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to analyse a file. ``weights``: planned split [equal]; ``tuning``: N* of the sequential method;
-    ``looks``: how many times the result is looked at, this one included; ``unit``: who was randomised."""
+    """How to analyse a file.
+
+    ``covariates``: of every metric, beside its own; ``weights``: planned split [equal]; ``tuning``: N* of the
+    sequential method; ``looks``: how many times the result is looked at, this one included; ``unit``: who
+    was randomised.
+    """
 
     arm: str
     control: str
@@ -82,16 +87,28 @@ class Plan:
                 raise InvalidInput(f"The weight of “{arm}” is a number of 0 or more.", "weights")
         return self
 
+    def covariates_of(self, asked: Asked) -> list[Metric]:
+        """What narrows a metric's intervals."""
+        return list(dict.fromkeys((*asked.covariates, *map(Mean, self.covariates))))
+
+    @property
+    def columns_before(self) -> list[str]:
+        """The columns of all covariates, each once."""
+        own = (name for asked in self.metrics for one in asked.covariates for name in one.columns)
+        return list(dict.fromkeys((*self.covariates, *own)))
+
 
 def analyze(path: Path, plan: Plan) -> dict[str, Any]:
     """Read the file once and compare; JSON values. InvalidInput: a bad file, column, value or option."""
     plan = plan.validated()
-    covariates = tuple(plan.covariates)
-    # A covariate's own moments, for the check of balance, are a family beside the metrics'.
     families = {
-        f"metric {one.name}": tuple(dict.fromkeys((*one.metric.columns, *covariates))) for one in plan.metrics
+        f"metric {asked.name}": tuple(
+            dict.fromkeys(name for one in (asked.metric, *plan.covariates_of(asked)) for name in one.columns)
+        )
+        for asked in plan.metrics
     }
-    families |= {f"covariate {name}": (name,) for name in covariates}
+    # A covariate's own moments, for the check of balance, are a family beside the metrics'.
+    families |= {f"covariate {name}": (name,) for name in plan.columns_before}
     shares = frozenset(one.metric.columns[0] for one in plan.metrics if one.kind == PROPORTION)
     found = scan(path, Wanted(plan.arm, families, shares, plan.by, plan.unit))
     return report(found, plan)
@@ -199,8 +216,8 @@ def _estimates(
         for joint in filled.values():
             if isinstance(asked.metric, Ratio) and joint.n > 1:
                 ratio.check_denominator(joint, asked.metric)
-        if plan.covariates and filled:
-            return cuped.adjust(filled, asked.metric, [Mean(name) for name in plan.covariates]), None
+        if filled and (covariates := plan.covariates_of(asked)):
+            return cuped.adjust(filled, asked.metric, covariates), None
         if asked.kind == PROPORTION:
             return {
                 arm: Estimate.of_proportion(_hits(asked, joint), joint.n) for arm, joint in filled.items()
@@ -235,7 +252,7 @@ def _result(asked: Asked, arm: str, part: _Slice, plan: Plan) -> dict[str, Any]:
         if control is None or treated is None:
             empty = plan.control if control is None else arm
             raise InvalidInput(f"The arm “{empty}” is empty; a comparison needs members in both.")
-        if asked.kind == PROPORTION and plan.method == FIXED and not plan.covariates:
+        if asked.kind == PROPORTION and plan.method == FIXED and not plan.covariates_of(asked):
             sides = ((_hits(asked, joints[name]), joints[name].n) for name in (arm, plan.control))
             (hits, n), (base, base_n) = sides
             compared: Comparison | bayes.Verdict = proportion.compare(hits, n, base, base_n, plan.alpha)
@@ -377,7 +394,7 @@ def _exposure(found: Scanned) -> list[dict[str, Any]]:
 
 def _imbalance(found: Scanned, plan: Plan, arms: Sequence[str]) -> list[dict[str, Any]]:
     checks = []
-    for name in plan.covariates:
+    for name in plan.columns_before:
         joints = _merged(found.moments[f"covariate {name}"])
         for arm in arms[1:]:
             try:

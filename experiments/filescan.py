@@ -2,10 +2,15 @@
 
 Guarantees: no row is ever held in Python; every row counts, or is counted as left out and why; a column that
 holds something else than numbers is refused with what it holds. Moments are centred (Welford, Chan).
+
+Columns of numbers are first taken for complete. That costs nothing beyond the moments, and shows where it
+was wrong: a count that is too small, a moment that is not finite. Then, and for text, a scan looks at every
+value.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -97,11 +102,13 @@ def _scan(connection: duckdb.DuckDBPyConnection, reader: str, path: Path, wanted
     head = connection.execute(f"SELECT * FROM {reader} LIMIT 0", source)  # noqa: S608
     types = {str(column[0]): str(column[1]) for column in head.description or []}
     _check_columns(path, types, wanted)
-    rows = f"SELECT {', '.join(_projection(types, wanted))} FROM {reader}"  # noqa: S608
-    text = f"SELECT {', '.join(_aggregates(wanted))} FROM ({rows}) GROUP BY ALL ORDER BY ALL"  # noqa: S608
-    answer = connection.execute(f"{text} LIMIT {MAX_GROUPS + 1}", source)
-    names = [str(column[0]) for column in answer.description or []]
-    found = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    found = None
+    if all(types[name] != "VARCHAR" for name in wanted.numbers):
+        found = _taken_for_complete(
+            connection, _moments_sql(reader, types, wanted, complete=True), path, wanted
+        )
+    if found is None:
+        found = _rows(connection, _moments_sql(reader, types, wanted, complete=False), path)
     if not found:
         raise InvalidInput(f"{path.name} has no rows.", "file")
     if len(found) > MAX_GROUPS:
@@ -116,6 +123,38 @@ def _scan(connection: duckdb.DuckDBPyConnection, reader: str, path: Path, wanted
         counts = connection.execute(_units_sql(types, reader, wanted), source).fetchall()[0]
         units = Units(*(int(count or 0) for count in counts))
     return _collect(found, wanted, units)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, text: str, path: Path) -> list[dict[str, Any]]:
+    answer = connection.execute(text, {"path": str(path)})
+    names = [str(column[0]) for column in answer.description or []]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def _taken_for_complete(
+    connection: duckdb.DuckDBPyConnection, text: str, path: Path, wanted: Wanted
+) -> list[dict[str, Any]] | None:
+    """None where a value is missing and that matters to another column, or one is not finite."""
+    try:
+        found = _rows(connection, text, path)
+    except duckdb.OutOfRangeException:  # a variance of infinite values
+        return None
+    for f, columns in enumerate(wanted.families.values()):
+        numbers = [f"m_{f}_{a}" for a in range(len(columns))]
+        numbers += [f"c_{f}_{a}_{b}" for a, b in _pairs(columns)]
+        for row in found:
+            gaps = len(columns) > 1 and any(row[f"n_{f}_{a}"] != row["n"] for a in range(len(columns)))
+            if gaps or not all(row[name] is None or math.isfinite(row[name]) for name in numbers):
+                return None
+    return found
+
+
+def _moments_sql(reader: str, types: Mapping[str, str], wanted: Wanted, *, complete: bool) -> str:
+    """Sizes, checks and moments by group. ``complete``: every value is taken for a finite number."""
+    numbers = f"SELECT {', '.join(_projection(types, wanted))} FROM {reader}"  # noqa: S608
+    chosen = f"SELECT *, {', '.join(_families(wanted, complete))} FROM ({numbers})"  # noqa: S608
+    shown = ", ".join(_aggregates(wanted, complete))
+    return f"SELECT {shown} FROM ({chosen}) GROUP BY ALL ORDER BY ALL LIMIT {MAX_GROUPS + 1}"  # noqa: S608
 
 
 def _quoted(name: str) -> str:
@@ -158,23 +197,36 @@ def _projection(types: Mapping[str, str], wanted: Wanted) -> Iterator[str]:
         yield f"CASE WHEN {number} IS NULL AND {word} NOT IN ({missing}) THEN {column} END AS t{i}"
 
 
-def _aggregates(wanted: Wanted) -> Iterator[str]:
-    yield "arm, dimension, count(*) AS n"
+def _families(wanted: Wanted, complete: bool) -> Iterator[str]:
+    """The columns of each family; nothing in a row where one of them has no number."""
     place = {name: i for i, name in enumerate(wanted.numbers)}
-    for name, i in place.items():
-        # Not by isnan(): where Parquet's statistics, which leave NaN out, know a range, it is always false.
-        yield f"count(*) FILTER (isfinite(v{i})) AS finite{i}, count(*) FILTER (isinf(v{i})) AS infinite{i}"
-        yield f"count(t{i}) AS bad{i}, min(t{i}) AS example{i}"
+    for f, columns in enumerate(wanted.families.values()):
+        rows = " AND ".join(f"isfinite(v{place[name]})" for name in columns)
+        for a, name in enumerate(columns):
+            value = f"v{place[name]}"
+            yield f"{value if complete else f'CASE WHEN {rows} THEN {value} END'} AS x_{f}_{a}"
+
+
+def _aggregates(wanted: Wanted, complete: bool) -> Iterator[str]:
+    yield "arm, dimension, count(*) AS n"
+    for i, name in enumerate(wanted.numbers):
+        if complete:
+            yield f"count(v{i}) AS finite{i}"
+        else:
+            # Not by isnan(): where Parquet's statistics, which leave NaN out, know a range, it is always
+            # false.
+            yield f"count(*) FILTER (isfinite(v{i})) AS finite{i}"
+            yield f"count(*) FILTER (isinf(v{i})) AS infinite{i}"
+            yield f"count(t{i}) AS bad{i}, min(t{i}) AS example{i}"
         if name in wanted.shares:
             other = f"FILTER (isfinite(v{i}) AND v{i} NOT IN (0, 1))"
             yield f"count(*) {other} AS other{i}, max(v{i}) {other} AS odd{i}"
     for f, columns in enumerate(wanted.families.values()):
-        rows = " AND ".join(f"isfinite(v{place[name]})" for name in columns)
-        yield f"count(*) FILTER ({rows}) AS n_{f}"
-        for a, name in enumerate(columns):
-            yield f"favg(v{place[name]}) FILTER ({rows}) AS m_{f}_{a}"
+        for a in range(len(columns)):
+            yield f"count(x_{f}_{a}) AS n_{f}_{a}, favg(x_{f}_{a}) AS m_{f}_{a}"
         for a, b in _pairs(columns):
-            yield f"covar_samp(v{place[columns[a]]}, v{place[columns[b]]}) FILTER ({rows}) AS c_{f}_{a}_{b}"
+            moment = f"var_samp(x_{f}_{a})" if a == b else f"covar_samp(x_{f}_{a}, x_{f}_{b})"
+            yield f"{moment} AS c_{f}_{a}_{b}"
 
 
 def _pairs(columns: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -197,7 +249,7 @@ def _units_sql(types: Mapping[str, str], reader: str, wanted: Wanted) -> str:
 
 def _check_values(found: Sequence[Mapping[str, Any]], wanted: Wanted) -> None:
     for i, name in enumerate(wanted.numbers):
-        bad = sum(row[f"bad{i}"] for row in found)
+        bad = sum(row.get(f"bad{i}", 0) for row in found)
         if bad:
             example = next(row[f"example{i}"] for row in found if row[f"bad{i}"])
             raise InvalidInput(
@@ -205,7 +257,7 @@ def _check_values(found: Sequence[Mapping[str, Any]], wanted: Wanted) -> None:
                 "write numbers with a point and without separators, and nothing where there is none.",
                 name,
             )
-        infinite = sum(row[f"infinite{i}"] for row in found)
+        infinite = sum(row.get(f"infinite{i}", 0) for row in found)
         if infinite:
             raise InvalidInput(
                 f"The column “{name}” has {infinite:,} infinite values; correct them or leave them empty.",
@@ -242,7 +294,7 @@ def _collect(found: Sequence[Mapping[str, Any]], wanted: Wanted, units: Units | 
 
 
 def _joint(row: Mapping[str, Any], f: int, columns: tuple[str, ...]) -> Joint:
-    k, n = len(columns), int(row[f"n_{f}"])
+    k, n = len(columns), int(row[f"n_{f}_0"])
     means = np.array([row[f"m_{f}_{a}"] or 0.0 for a in range(k)])
     cov = np.zeros((k, k))
     for a, b in _pairs(columns):

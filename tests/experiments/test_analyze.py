@@ -167,6 +167,46 @@ def test_a_covariate_narrows_the_interval_by_its_correlation(tmp_path: Path) -> 
     assert (width[1] / width[0]) ** 2 == pytest.approx(1 - rho**2, rel=0.01)
 
 
+def test_each_metric_may_have_covariates_of_its_own(tmp_path: Path) -> None:
+    data = shop()
+    data["before=2"] = np.random.default_rng(2).normal(0, 1, 4000)
+    file = write(tmp_path / "shop.parquet", data)
+    spend, orders = ("--metric", "spend=spend"), ("--ratio", "aov=spend/orders")
+    arms = ("--arm", "arm", "--control", "A", "--adjust", "none")
+    both = analyze(file, *arms, *spend, *orders, "--covariate", "spend=before", "--covariate", "before=2")
+    alone = [
+        analyze(file, *arms, *spend, "--covariate", "before", "--covariate", "before=2")["results"],
+        analyze(file, *arms, *orders, "--covariate", "before=2")["results"],
+    ]
+    assert both["results"] == [*alone[0], *alone[1]]
+    by_ratio = analyze(file, *arms, *orders, "--covariate", "aov=before/orders")["results"][0]
+    assert by_ratio["absolute"] != alone[1][0]["absolute"]
+    result = run(file, *arms, *spend, "--covariate", "spend=")
+    assert (result.exit_code, "names no column" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_rows_with_a_gap_in_one_column_count_for_the_metrics_that_do_not_need_it(
+    tmp_path: Path, gap: float | None
+) -> None:
+    """Parquet without gaps is read on a shorter way; with one gap the answer is that of the other rows."""
+    data = {name: list(values) for name, values in shop().items()}
+    spend = ("--metric", "n=orders", *SPEND, "--covariate", "spend=before")
+    whole = analyze(write(tmp_path / "whole.parquet", data), *spend)
+    data["before"][7] = gap
+    gappy = analyze(write(tmp_path / "gappy.parquet", data), *spend)
+    rest = {name: values[:7] + values[8:] for name, values in data.items()}
+    less = analyze(write(tmp_path / "less.parquet", rest), *spend)
+    for part in ("estimate", "low", "high", "p"):
+        assert gappy["results"][0]["absolute"][part] == pytest.approx(
+            whole["results"][0]["absolute"][part], rel=1e-12
+        )
+        assert gappy["results"][1]["absolute"][part] == pytest.approx(
+            less["results"][1]["absolute"][part], rel=1e-12
+        )
+    assert gappy["checks"][0]["detail"]["rows"] == {"before": 1}
+
+
 def test_a_large_mean_loses_nothing(tmp_path: Path) -> None:
     data = shop()
     noise = np.random.default_rng(1).normal(0, 1, 4000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,13 @@ def group() -> None:
     "--metric", "metrics", multiple=True, metavar="NAME=COLUMN[:mean|proportion]", help="Repeatable [:mean]."
 )
 @click.option("--ratio", "ratios", multiple=True, metavar="NAME=NUM/DEN", help="A ratio of two columns.")
-@click.option("--covariate", "covariates", multiple=True, metavar="COLUMN", help="From before; CUPED.")
+@click.option(
+    "--covariate",
+    "covariates",
+    multiple=True,
+    metavar="[METRIC=]COLUMN",
+    help="From before: CUPED, of every metric or of one. Of a ratio also NUM/DEN.",
+)
 @click.option("--by", metavar="COLUMN", help="Also by this column's values, and whether they differ.")
 @click.option("--unit", metavar="COLUMN", help="Who was randomised: checks for units in several arms.")
 @click.option("--alpha", type=float, default=0.05, show_default=True, help="Intervals are at 1 − alpha.")
@@ -73,11 +80,12 @@ def analyze(
     from experiments.analyze import Plan
     from experiments.analyze import analyze as analyse
 
+    asked, shared = _with_covariates([*map(_metric, metrics), *map(_ratio, ratios)], covariates)
     plan = Plan(
         arm=arm,
         control=control,
-        metrics=[*map(_metric, metrics), *map(_ratio, ratios)],
-        covariates=tuple(dict.fromkeys(covariates)),
+        metrics=asked,
+        covariates=shared,
         by=by,
         unit=unit,
         alpha=alpha,
@@ -118,6 +126,28 @@ def _ratio(text: str) -> Asked:
     if not (top and sign and bottom) or "/" in bottom or top == bottom:
         raise InvalidInput(f"--ratio: “{text}” is not of the form NAME=NUM/DEN, of two columns.", "--ratio")
     return Asked(name, Ratio(top, bottom), "ratio")
+
+
+def _with_covariates(asked: list[Asked], given: tuple[str, ...]) -> tuple[list[Asked], tuple[str, ...]]:
+    """(the metrics with their own covariates, those of all metrics). What stands before a first = and is no
+    metric's name belongs to the name of a column."""
+    from experiments.stats.joint import Mean, Metric
+
+    own: dict[str, list[Metric]] = {one.name: [] for one in asked}
+    ratios = {one.name for one in asked if one.kind == "ratio"}
+    shared: list[str] = []
+    for text in given:
+        name, sign, column = (part.strip() for part in text.partition("="))
+        if not sign or name not in own:
+            shared.append(text)
+        elif not column:
+            raise InvalidInput(f"--covariate: “{text}” names no column.", "--covariate")
+        elif name in ratios and "/" in column:
+            own[name].append(_ratio(text).metric)
+        else:
+            own[name].append(Mean(column))
+    found = [replace(one, covariates=tuple(dict.fromkeys(own[one.name]))) for one in asked]
+    return found, tuple(dict.fromkeys(shared))
 
 
 def _weights(text: str) -> dict[str, float]:

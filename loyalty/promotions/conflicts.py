@@ -304,10 +304,11 @@ def _group(names: list[str], facts: Mapping[str, Any]) -> Words:
 
 def _under_minimum(names: list[str], facts: Mapping[str, Any]) -> Words:
     a, b = names
-    basket, left, need = (money_text(facts[name], facts["currency"]) for name in ("basket", "left", "need"))
+    texts = (money_text(facts[name], facts["currency"]) for name in ("basket", "left", "need"))
+    (basket, basket_zh), (left, left_zh), (need, need_zh) = texts
     return (
         f"{b} cannot apply to a basket of {basket}: {a} brings it to {left}, under its minimum of {need}.",
-        f"购物车为 {basket} 时 {b} 无法生效：{a} 使金额降至 {left}，低于其门槛 {need}。",
+        f"购物车为 {basket_zh} 时 {b} 无法生效：{a} 使金额降至 {left_zh}，低于其门槛 {need_zh}。",
     )
 
 

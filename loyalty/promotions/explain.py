@@ -56,29 +56,39 @@ def in_words(reason: Reason, currency: str, zone: ZoneInfo) -> Words:
     return _WORDS[reason.code](reason.facts, currency, zone)
 
 
-def money_text(minor: int, currency: str) -> str:
-    """1250 → “12.50 CNY”, without a Decimal: most of an evaluation's words are amounts."""
-    digits = exponent(currency)
+def money_text(minor: int, currency: str) -> Words:
+    """1250 → “12.50 CNY”, “12.50 元”; 1200 → “12.00 CNY”, “12 元”. Without a Decimal: most of an
+    evaluation's words are amounts."""
+    unit_zh, digits = _CURRENCIES_ZH.get(currency, currency), exponent(currency)
     if not digits:
-        return f"{minor} {currency}"
+        return f"{minor} {currency}", f"{minor} {unit_zh}"
     whole, rest = divmod(minor, 10**digits)
-    return f"{whole}.{rest:0{digits}d} {currency}"
+    exact = f"{whole}.{rest:0{digits}d}"
+    return f"{exact} {currency}", f"{exact if rest else whole} {unit_zh}"
+
+
+_CURRENCIES_ZH = {
+    "CNY": "元", "USD": "美元", "EUR": "欧元", "GBP": "英镑", "JPY": "日元", "KRW": "韩元", "HKD": "港元",
+    "MOP": "澳门元", "TWD": "新台币", "SGD": "新加坡元", "AUD": "澳元", "CAD": "加元",
+}  # fmt: skip
 
 
 def _min_subtotal(facts: dict[str, Any], currency: str, _zone: ZoneInfo) -> Words:
-    need, have = money_text(facts["amount"], currency), money_text(facts["have"], currency)
-    more = money_text(facts["amount"] - facts["have"], currency)
+    need, need_zh = money_text(facts["amount"], currency)
+    have, have_zh = money_text(facts["have"], currency)
+    more, more_zh = money_text(facts["amount"] - facts["have"], currency)
     return (
         f"Needs {need} of qualifying goods; there are {have}. Add {more}.",
-        f"适用商品需满 {need}，现为 {have}，还差 {more}。",
+        f"适用商品需满 {need_zh}，现为 {have_zh}，还差 {more_zh}。",
     )
 
 
 def _max_subtotal(facts: dict[str, Any], currency: str, _zone: ZoneInfo) -> Words:
-    most, have = money_text(facts["amount"], currency), money_text(facts["have"], currency)
+    most, most_zh = money_text(facts["amount"], currency)
+    have, have_zh = money_text(facts["have"], currency)
     return (
         f"Only up to {most} of qualifying goods; there are {have}.",
-        f"仅限适用商品金额不超过 {most}，现为 {have}。",
+        f"仅限适用商品金额不超过 {most_zh}，现为 {have_zh}。",
     )
 
 
@@ -93,10 +103,11 @@ def _units(facts: dict[str, Any], _currency: str, _zone: ZoneInfo) -> Words:
 
 
 def _tier_amount(facts: dict[str, Any], currency: str, _zone: ZoneInfo) -> Words:
-    need, have = money_text(facts["need"], currency), money_text(facts["have"], currency)
+    need, need_zh = money_text(facts["need"], currency)
+    have, have_zh = money_text(facts["have"], currency)
     return (
         f"The first tier begins at {need}; the qualifying goods cost {have}.",
-        f"最低一档需满 {need}，适用商品现为 {have}。",
+        f"最低一档需满 {need_zh}，适用商品现为 {have_zh}。",
     )
 
 

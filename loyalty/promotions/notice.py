@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from core.money import exponent
 from loyalty.promotions.explain import DAYS, DAYS_ZH, Words, money_text
 from loyalty.promotions.model import (
     FULL,
@@ -85,14 +84,6 @@ def plain(texts: dict[str, Any], language: str) -> str:
 # --- Small words ----------------------------------------------------------------------------------------
 
 
-def _amount(minor: int, currency: str) -> Words:
-    english = money_text(minor, currency)
-    if currency != "CNY":
-        return english, english
-    unit = 10 ** exponent(currency)
-    return english, f"{minor // unit} 元" if minor % unit == 0 else f"{minor / unit:.2f} 元"
-
-
 def _percent(points: int) -> Words:
     """2000 → “20 % off”, “8 折”."""
     rate = (FULL - points) / 1000
@@ -164,12 +155,12 @@ def _scoped(scope: Scope) -> Words:
 
 
 def _min_subtotal(one: Condition, currency: str) -> Words:
-    (english, chinese), (of, zh_of) = _amount(one.number, currency), _scoped(one.scope)
+    (english, chinese), (of, zh_of) = money_text(one.number, currency), _scoped(one.scope)
     return f"Goods{of} cost at least {english}", f"{zh_of or '商品'}金额满 {chinese}"
 
 
 def _max_subtotal(one: Condition, currency: str) -> Words:
-    (english, chinese), (of, zh_of) = _amount(one.number, currency), _scoped(one.scope)
+    (english, chinese), (of, zh_of) = money_text(one.number, currency), _scoped(one.scope)
     return f"Goods{of} cost at most {english}", f"{zh_of or '商品'}金额不超过 {chinese}"
 
 
@@ -234,17 +225,17 @@ def _percent_off(benefit: Percent, currency: str) -> Words:
     english, chinese = _percent(benefit.points)
     if benefit.max_amount is None:
         return f"{english}.", f"{chinese}。"
-    most = _amount(benefit.max_amount, currency)
+    most = money_text(benefit.max_amount, currency)
     return f"{english}, at most {most[0]}.", f"{chinese}，最高优惠 {most[1]}。"
 
 
 def _fixed(benefit: Fixed, currency: str) -> Words:
-    english, chinese = _amount(benefit.amount, currency)
+    english, chinese = money_text(benefit.amount, currency)
     return f"{english} off the goods that take part.", f"适用商品立减 {chinese}。"
 
 
 def _fixed_each(benefit: FixedEach, currency: str) -> Words:
-    english, chinese = _amount(benefit.amount, currency)
+    english, chinese = money_text(benefit.amount, currency)
     if benefit.max_units is None:
         return f"{english} off each unit.", f"每件立减 {chinese}。"
     return (
@@ -258,7 +249,7 @@ def _times(number: int | None) -> Words:
 
 
 def _fixed_price(benefit: FixedPrice, currency: str) -> Words:
-    (english, chinese), (times, zh_times) = _amount(benefit.price, currency), _times(benefit.max_times)
+    (english, chinese), (times, zh_times) = money_text(benefit.price, currency), _times(benefit.max_times)
     return f"{benefit.count} units for {english}{times}.", f"{chinese} 任选 {benefit.count} 件{zh_times}。"
 
 
@@ -275,7 +266,7 @@ def _tiered(benefit: Tiered, currency: str) -> Words:
     found = []
     for tier in benefit.tiers:
         start = (
-            _amount(tier.start, currency)
+            money_text(tier.start, currency)
             if benefit.by == "amount"
             else (f"{tier.start} units", f"{tier.start} 件")
         )
@@ -283,7 +274,7 @@ def _tiered(benefit: Tiered, currency: str) -> Words:
             off = _percent(tier.points or 0)
             found.append((f"{off[0]} from {start[0]} on", f"满 {start[1]} {off[1]}"))
         else:
-            less = _amount(tier.off, currency)
+            less = money_text(tier.off, currency)
             each = ("each ", "每") if benefit.repeat else ("", "")
             english = (
                 f"{less[0]} off for each {start[0]}"

@@ -69,7 +69,7 @@ def test_a_basket_brought_under_the_others_minimum_is_named_with_its_figures() -
     assert words(a, b) == (
         "“Members” cannot apply to a basket of 100.00 CNY: “Spring” brings it to 90.00 CNY, "
         "under its minimum of 100.00 CNY.",
-        "购物车为 100.00 CNY 时 “Members” 无法生效：“Spring” 使金额降至 90.00 CNY，低于其门槛 100.00 CNY。",
+        "购物车为 100 元 时 “Members” 无法生效：“Spring” 使金额降至 90 元，低于其门槛 100 元。",
     )
     priced = evaluate(read_request(basket(10000), NOW).basket, [a, b], ZONE)
     assert [(r.promotion, r.reason.code) for r in priced.rejected] == [("b", "min_subtotal")]

@@ -47,7 +47,7 @@ ANSWER = {
     "applied": [{"promotion": "p1", "amount": 600}],
     "rejected": [{"promotion": "p2", "reason": "min_subtotal",
                   "detail": "Needs 100.00 CNY of qualifying goods; there are 54.00 CNY. Add 46.00 CNY.",
-                  "detail_zh": "适用商品需满 100.00 CNY，现为 54.00 CNY，还差 46.00 CNY。"}],
+                  "detail_zh": "适用商品需满 100 元，现为 54 元，还差 46 元。"}],
 }  # fmt: skip
 WIDE = {
     **basket(),

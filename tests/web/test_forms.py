@@ -330,7 +330,11 @@ def test_a_batch_is_made_and_its_codes_are_issued_once(shop: Shop) -> None:
     batch = one(shop, sa.select(CouponBatch).where(CouponBatch.name == "tenth"))
     assert (batch.min_spend_minor, batch.settlement_share, batch.benefit["max_amount"]) == (9990, 0.8, 5000)
     for confirm, total in (("4", 0), ("5", 5), ("5", 5)):
-        client.post(f"{location}/issue", {"number": "5", "confirm": confirm, "key": "once"})
+        answer = client.post(f"{location}/issue", {"number": "5", "confirm": confirm, "key": "once"})
+        if not total:
+            assert answer.status_code == 422
+            assert error_beside(answer.text, "confirm")
+            assert 'value="5"' in answer.text, "what was typed is still there"
         with shop.database.read() as session:
             assert session.scalar(sa.select(sa.func.count()).where(Coupon.batch_id == batch.id)) == total
     page = client.post("/loyalty/batches/new", {**data, "percent": "150"})

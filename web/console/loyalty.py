@@ -76,7 +76,13 @@ def batch(batch_id: int) -> Any:
     return _batch_page(_batch(batch_id))
 
 
-def _batch_page(found: CouponBatch, link_form: Form | None = None, status: int = 200) -> tuple[str, int]:
+def _batch_page(
+    found: CouponBatch,
+    status: int = 200,
+    *,
+    link_form: Form | None = None,
+    issue_form: Form | None = None,
+) -> tuple[str, int]:
     session, batch_id = reading(), found.id
     state = request.args.get("state", "")
     state = state if state in STATES else ""
@@ -99,7 +105,7 @@ def _batch_page(found: CouponBatch, link_form: Form | None = None, status: int =
         note=note,
         states=STATES,
         generic_max=GENERIC_MAX,
-        issue_key=secrets.token_hex(8),
+        issue_form=issue_form or Form({"key": secrets.token_hex(8)}),
         rules=rule_words(found),
         links=_links(session, batch_id),
         held=queries.held(session, batch_id, context.now()),
@@ -257,18 +263,16 @@ def _share(form: Form) -> float:
 
 @bp.post("/batches/<int:batch_id>/issue")
 @require(Permission.EDIT)
-def issue(batch_id: int) -> Response:
+def issue(batch_id: int) -> Any:
     """Codes for anybody, to print or hand out. The form's own key makes a second click harmless."""
     found = _batch(batch_id)
     form = Form(request.form)
     number = form.integer("number", low=1, high=GENERIC_MAX, required=True)
     key = form.text("key", required=True, limit=40)
+    if number is not None and form.text("confirm") != str(number):
+        form.error("confirm", gettext("Not issued: type the number of codes once more to confirm."))
     if not form.ok or number is None:
-        flash(next(iter(form.errors.values())), "error")
-        return redirect(url_for("loyalty.batch", batch_id=batch_id), 303)
-    if form.text("confirm") != str(number):
-        flash(gettext("Not issued: type the number of codes once more to confirm."), "error")
-        return redirect(url_for("loyalty.batch", batch_id=batch_id), 303)
+        return _batch_page(found, 422, issue_form=form)
     with writing() as session:
         live = session.get_one(CouponBatch, batch_id)
         rows = [(None, f"console:{key}:{index}") for index in range(number)]
@@ -321,7 +325,7 @@ def add_link(batch_id: int) -> Any:
         except InvalidInput as error:
             form.refuse(error)
     if not form.ok:
-        return _batch_page(found, form, 422)
+        return _batch_page(found, 422, link_form=form)
     flash(gettext("The link is made. Print its QR code, or send the address."), "success")
     return _back(batch_id)
 

@@ -27,12 +27,12 @@ MAX_TOUCHES = 1_000
 
 @dataclass(frozen=True)
 class Path:
-    """Touches in their order, whether it ended in a conversion, what that was worth (minor units), and how
-    many such paths there were."""
+    """Touches in their order, whether it ended in a conversion, what one was worth (minor units, on average),
+    and how many such paths there were."""
 
     touches: tuple[str, ...]
     converted: bool
-    value_minor: int = 0
+    value_minor: float = 0
     times: int = 1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from campaigns import campaigns, reminders
+from campaigns import campaigns, reminders, watching
 from campaigns.run import run
 from core import settings as core_settings
 from core.db import Database
@@ -67,3 +67,18 @@ def send_reminders(now: datetime | None = None) -> dict[str, Any]:
     done = {kind: counts.to_json() for kind, counts in reminders.send(database, settings, at).items()}
     get_run_logger().info("Reminders: %s", done)
     return done
+
+
+@flow(name="watch-campaigns", retries=2, retry_delay_seconds=300)
+def watch_campaigns(now: datetime | None = None) -> dict[str, Any]:
+    """Read out every campaign that ran lately, judge it by lights, and look at the week that is over."""
+    settings = core_settings.load()
+    at = now or clock(settings)
+    done = watching.watch(Database(settings.url), open_engine(settings), settings, at)
+    logger = get_run_logger()
+    if done.stopped:
+        logger.warning("Paused by their rules: %s", ", ".join(done.stopped))
+    for name, why in done.failed.items():
+        logger.error("%s was not watched: %s", name, why)
+    logger.info("Watched: %s", done.to_json())
+    return done.to_json()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -69,3 +69,81 @@ class Decision(Base):
     coupon_code: Mapped[str | None] = mapped_column(sa.String(40))
     points: Mapped[int] = mapped_column(default=0)
     at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class WatchDay(Base):
+    """What the watch found about a campaign on a day of the shop: once a day, by its key."""
+
+    __tablename__ = "watch_days"
+
+    campaign_id: Mapped[int] = mapped_column(sa.ForeignKey("campaigns.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    readout_id: Mapped[int | None] = mapped_column(sa.ForeignKey("readouts.id"))
+    """None: there is nothing to compare (one variant and no holdout, or nobody assigned yet)."""
+    tone: Mapped[str] = mapped_column(sa.String(10))
+    """``good``, ``watch`` or ``bad``: the worst of its lights."""
+    lights: Mapped[list[Any]] = mapped_column(Json)
+    """``campaigns.watching.Light`` as JSON."""
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class WatchRule(Base):
+    """What pauses a campaign by itself."""
+
+    __tablename__ = "watch_rules"
+
+    campaign_id: Mapped[int] = mapped_column(sa.ForeignKey("campaigns.id"), primary_key=True)
+    stop_on: Mapped[list[Any]] = mapped_column(Json)
+    """Some of ``srm``, ``guardrail``, ``budget``: a red light of these."""
+    changed_by: Mapped[str] = mapped_column(sa.String(200))
+    changed_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Alert(Base):
+    """A light that is yellow or red, from when it went on until it is resolved. One open row a light."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (
+        sa.Index(
+            "uq_alerts_open",
+            "subject",
+            "light",
+            unique=True,
+            sqlite_where=sa.text("resolved_at IS NULL"),
+            postgresql_where=sa.text("resolved_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    subject: Mapped[str] = mapped_column(sa.String(120))
+    """``campaign:NAME``, or ``tree`` for a week of the metrics tree."""
+    light: Mapped[str] = mapped_column(sa.String(160))
+    """``srm``, ``guardrail:METRIC:ARM``, ``budget`` … or a node of the tree and its week."""
+    tone: Mapped[str] = mapped_column(sa.String(10))
+    detail: Mapped[dict[str, Any]] = mapped_column(Json)
+    first_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)
+    last_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    seen_by: Mapped[str | None] = mapped_column(sa.String(200))
+    seen_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    resolved_by: Mapped[str | None] = mapped_column(sa.String(200))
+    resolved_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Rollout(Base):
+    """A winner that waits for, or got, the word of a second person. One proposal a variant and experiment."""
+
+    __tablename__ = "rollouts"
+    __table_args__ = (sa.UniqueConstraint("experiment_id", "arm"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(sa.ForeignKey("campaigns.id"), index=True)
+    experiment_id: Mapped[int] = mapped_column(sa.ForeignKey("experiments.id"))
+    arm: Mapped[str] = mapped_column(sa.String(40))
+    state: Mapped[str] = mapped_column(sa.String(20))
+    """``proposed``, ``approved`` or ``rejected``."""
+    evidence: Mapped[dict[str, Any]] = mapped_column(Json)
+    before: Mapped[list[Any]] = mapped_column(Json)
+    """The variants of the campaign before the roll-out."""
+    proposed_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    decided_by: Mapped[str | None] = mapped_column(sa.String(200))
+    decided_at: Mapped[datetime | None] = mapped_column(UTCDateTime)

@@ -6,7 +6,7 @@ moment of the decision on, whatever became of the message.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,28 +14,39 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from campaigns import report, waste
 from campaigns.campaigns import spec_of
 from campaigns.models import Campaign, CampaignRun, Decision
-from campaigns.roi import Cost, Interval, Roi, cost_of, roi
+from campaigns.roi import Cost, Interval, Payback, Roi, cost_of, roi
 from campaigns.spec import CampaignSpec
+from campaigns.subsidy import Subsidy
 from channels.models import Message
 from core.contacts import CHANNELS
 from core.errors import Conflict
 from core.warehouse.engine import DuckEngine
-from experiments import readout
+from experiments import readout, readout_measure
 from experiments.assignment import assigned
 from experiments.models import Experiment, Readout
-from experiments.moments import REVENUE, scan
+from experiments.moments import REVENUE
 from loyalty.models import Coupon, CouponBatch, Redemption
+
+GOALS = {"revenue": "revenue", "orders": "orders", "conversion": "converted"}
+"""A campaign's goal → the metric of its read-out, which is shown first."""
 
 
 @dataclass(frozen=True)
 class CampaignResult:
-    """A read-out, its money by variant, and what it was computed from."""
+    """A read-out, its money by variant, and what it was computed from.
+
+    ``subsidies``: a variant's discounts split into wasted and productive, or why they cannot be;
+    ``paybacks``: when its margin had paid its cost.
+    """
 
     readout: readout.ReadOut
     money: dict[str, Roi]
     settings: dict[str, Any]
+    subsidies: dict[str, Subsidy | str] = field(default_factory=dict)
+    paybacks: dict[str, Payback] = field(default_factory=dict)
 
 
 def result(
@@ -48,13 +59,24 @@ def result(
         )
     spec = spec_of(campaign)
     experiment = session.get_one(Experiment, campaign.experiment_id)
-    assignments = assigned(session, experiment.id)
-    moments = scan(engine, assignments, window_days=spec.window_days, as_of=as_of, default_margin=spec.margin)
-    weights = {arm["name"]: float(arm["weight"]) for arm in experiment.arms}
-    found = readout.read_out(moments, weights, experiment.control, currency=currency)
+    wanted = readout_measure.Wanted(
+        {arm["name"]: float(arm["weight"]) for arm in experiment.arms},
+        experiment.control,
+        spec.window_days,
+        as_of,
+        metric=GOALS.get(spec.metric, REVENUE),
+        currency=currency,
+        default_margin=spec.margin,
+    )
+    assignments = report.with_dimensions(session, engine, assigned(session, experiment.id))
+    measured = readout_measure.measure(
+        engine, assignments, wanted, report.known(session, experiment, as_of, f"campaign:{campaign.name}")
+    )
+    found = measured.readout
+    money = _money(session, campaign, spec, found)
     return CampaignResult(
         found,
-        _money(session, campaign, spec, found),
+        money,
         {
             "campaign": campaign.name,
             "window_days": spec.window_days,
@@ -62,20 +84,23 @@ def result(
             "metric": spec.metric,
             "point_value_minor": spec.point_value_minor,
         },
+        waste.subsidies(session, engine, campaign, as_of) if spec.holdout else {},
+        report.paybacks(measured.revenue, money, spec.margin),
     )
 
 
 def _money(
     session: Session, campaign: Campaign, spec: CampaignSpec, found: readout.ReadOut
 ) -> dict[str, Roi]:
+    """Of every variant that could be compared, by the difference that counts."""
     costs = costs_by_arm(session, campaign, spec)
     money: dict[str, Roi] = {}
-    totals = {item.arm: item.incremental_total for item in found.results if item.metric == REVENUE}
-    for arm, total in totals.items():
+    for item in found.results:
+        total = found.total(item) if item.metric == REVENUE else None
         if total is not None:
             interval = Interval(total.estimate, total.low, total.high)
-            money[arm] = roi(
-                interval, margin=spec.margin, cost=costs.get(arm, Cost(0, 0, 0, 0)), alpha=found.alpha
+            money[item.arm] = roi(
+                interval, margin=spec.margin, cost=costs.get(item.arm, Cost(0, 0, 0, 0)), alpha=found.alpha
             )
     return money
 
@@ -156,7 +181,12 @@ def freeze(
 ) -> Readout:
     """Keep a result as it is known now; ``note`` says what a simulated one assumes."""
     assert campaign.experiment_id is not None
-    settings = {**found.settings, "roi": {arm: asdict(item) for arm, item in found.money.items()}}
+    settings = {
+        **found.settings,
+        "roi": {arm: asdict(item) for arm, item in found.money.items()},
+        "subsidies": {arm: report.plain(item) for arm, item in found.subsidies.items()},
+        "paybacks": {arm: asdict(item) for arm, item in found.paybacks.items()},
+    }
     if note:
         settings["note"] = note
     return readout.freeze(

@@ -21,7 +21,10 @@ from core.errors import InvalidInput
 from core.warehouse.engine import Engine
 from core.warehouse.replica import Fact
 from experiments.metrics import (
+    DERIVED,
     IN,
+    IS_SET,
+    MARGIN_COLUMN,
     MAX_AT_ONCE,
     OPERATORS,
     PROPERTY,
@@ -34,7 +37,7 @@ from experiments.metrics import (
     MetricSpec,
     check,
 )
-from experiments.moments import ASSIGNMENTS_SCHEMA
+from experiments.moments import ASSIGNMENTS_SCHEMA, DEFAULT_MARGIN
 from experiments.stats import cuped, estimate, margin, ratio
 from experiments.stats.effect import Comparison, check_alpha
 from experiments.stats.estimate import Estimate
@@ -119,17 +122,12 @@ exposed AS (
 
 
 def _columns(spec: MetricSpec, fact: Fact, number: int, params: dict[str, Any]) -> list[_Column]:
-    rows = [_condition(condition, f"p{number}_{i}", params) for i, condition in enumerate(spec.where)]
+    rows = conditions(spec, f"p{number}", params)
     after = _between(fact, f"to_days({spec.from_day})", f"to_days({spec.until_day})")
 
     def column(role: str, value: str | None, window: str) -> _Column:
         test = " AND ".join([window, *rows])
-        if value is None or value == ROWS:
-            sql = f"COUNT(*) FILTER ({test})"
-        else:
-            sql = f"SUM({_value(value, f'v{number}_{role}', params)}) FILTER ({test})"
-        if spec.kind in (PROPORTION, RETENTION):
-            sql = f"({sql} > 0)"
+        sql = aggregate(spec, value, test, f"v{number}_{role}", params)
         cap = spec.winsorise if role in (VALUE, BEFORE) else None
         return _Column(f"c{number}_{role}", spec.fact, sql, role, cap)
 
@@ -142,6 +140,34 @@ def _columns(spec: MetricSpec, fact: Fact, number: int, params: dict[str, Any]) 
         if spec.kind == RATIO:
             found.append(column(BELOW_BEFORE, spec.denominator, before))
     return found
+
+
+def aggregate(spec: MetricSpec, value: str | None, test: str, name: str, params: dict[str, Any]) -> str:
+    """A member's number: ``value`` (or the rows) over the fact's rows ``x`` that ``test`` lets through."""
+    if value is None or value == ROWS:
+        sql = f"COUNT(*) FILTER ({test})"
+    else:
+        sql = f"SUM({_value(value, name, params)}) FILTER ({test})"
+    return f"({sql} > 0)" if spec.kind in (PROPORTION, RETENTION) else sql
+
+
+def conditions(spec: MetricSpec, prefix: str, params: dict[str, Any]) -> list[str]:
+    """The metric's conditions on a row ``x`` of its fact; their values become parameters."""
+    return [_condition(condition, f"{prefix}_{i}", params) for i, condition in enumerate(spec.where)]
+
+
+def source(fact: str, specs: Sequence[MetricSpec]) -> str:
+    """What stands behind FROM: the fact, with the columns reckoned that one of ``specs`` needs."""
+    used = {spec.value for spec in specs} | {spec.denominator for spec in specs}
+    used |= {condition.column for spec in specs for condition in spec.where}
+    if not used & set(DERIVED.get(fact, ())):
+        return f'"{fact}"'
+    # As the read-out of campaigns reckons it: cancelled and refunded lines leave nothing.
+    return f"""(
+    SELECT l.*, CASE WHEN l.status = 'cancelled' OR l.refunded THEN 0
+      ELSE l.amount_minor * COALESCE(p.margin, {DEFAULT_MARGIN!r}) END AS {MARGIN_COLUMN}
+    FROM order_lines l LEFT JOIN products p ON p.source = l.source AND p.sku = l.sku
+  )"""  # noqa: S608
 
 
 def _between(fact: Fact, start: str, end: str) -> str:
@@ -162,15 +188,20 @@ def _property(column: str, name: str, params: dict[str, Any]) -> str:
 
 
 def _condition(condition: Condition, name: str, params: dict[str, Any]) -> str:
+    if condition.op == IS_SET:
+        left = _left(condition.column, f"{name}_key", params)
+        return f"{left} IS {'NOT ' if condition.value else ''}NULL"
     many = condition.op == IN
     value = list(condition.value) if many else condition.value
-    left = f'x."{condition.column}"'
-    if condition.column.startswith(PROPERTY):
-        left = _property(condition.column, f"{name}_key", params)
-        if not isinstance(value[0] if many else value, str):
-            left = f"TRY_CAST({left} AS DOUBLE)"
+    left = _left(condition.column, f"{name}_key", params)
+    if condition.column.startswith(PROPERTY) and not isinstance(value[0] if many else value, str):
+        left = f"TRY_CAST({left} AS DOUBLE)"
     params[name] = value
     return f"list_contains(${name}, {left})" if many else f"{left} {OPERATORS[condition.op]} ${name}"
+
+
+def _left(column: str, name: str, params: dict[str, Any]) -> str:
+    return _property(column, name, params) if column.startswith(PROPERTY) else f'x."{column}"'
 
 
 def _fact_sql(
@@ -188,7 +219,7 @@ def _fact_sql(
 f{number} AS (
   SELECT e.member_id,
     {listed}
-  FROM exposed e JOIN "{name}" x ON x.member_id = e.member_id
+  FROM exposed e JOIN {source(name, mine)} x ON x.member_id = e.member_id
   WHERE {_between(facts[name], f"to_days(-{back})", f"to_days({ahead})")}
     AND x."{facts[name].month_column}" < $as_of
   GROUP BY e.member_id

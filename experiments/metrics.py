@@ -36,14 +36,21 @@ ROWS = "rows"
 PROPERTY = "properties."
 """Before the name of an event's property."""
 OPERATORS = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
-IN = "in"
+IN, IS_SET = "in", "is_set"
 MAX_CONDITIONS, MAX_VALUES, MAX_AT_ONCE = 20, 1_000, 50
 NAME_CHARS = 60
+MARGIN_COLUMN = "margin_minor"
+"""Of ``order_lines``, reckoned in the query: what a kept line leaves, by the product's margin."""
+DERIVED = {"order_lines": {MARGIN_COLUMN: pa.float64()}}
+"""Columns that a fact has not, but its query gives."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A row counts where ``column`` ``op`` ``value`` holds; NULL satisfies none. ``in`` takes a list."""
+    """A row counts where ``column`` ``op`` ``value`` holds; NULL satisfies none but ``is_set`` False.
+
+    ``in`` takes a list; ``is_set`` takes True (there is a value) or False.
+    """
 
     column: str
     op: str
@@ -102,9 +109,9 @@ def check(spec: MetricSpec, facts: Mapping[str, Fact]) -> None:
         raise InvalidInput(f"The name has 1 to {NAME_CHARS} characters.", "name")
     if spec.kind not in KINDS:
         raise InvalidInput(f"A metric is one of {', '.join(KINDS)}; “{spec.kind}” is none.", "kind")
-    usable = sorted(name for name, fact in facts.items() if _usable(fact))
-    if spec.fact not in usable:
-        raise InvalidInput(f"“{spec.fact}” is no fact with a time; take one of {', '.join(usable)}.", "fact")
+    known = sorted(name for name, fact in facts.items() if usable(fact))
+    if spec.fact not in known:
+        raise InvalidInput(f"“{spec.fact}” is no fact with a time; take one of {', '.join(known)}.", "fact")
     fact = facts[spec.fact]
     _check_value(spec, fact)
     _check_numbers(spec)
@@ -114,7 +121,13 @@ def check(spec: MetricSpec, facts: Mapping[str, Fact]) -> None:
         _check_condition(condition, fact, f"where[{number}]")
 
 
-def _usable(fact: Fact) -> bool:
+def columns_of(fact: Fact) -> dict[str, pa.DataType]:
+    """A fact's columns, those that the query reckons among them."""
+    return dict(zip(fact.schema.names, fact.schema.types, strict=True)) | DERIVED.get(fact.name, {})
+
+
+def usable(fact: Fact) -> bool:
+    """Whether a metric can be made of it: members' rows with a time."""
     return fact.month_column is not None and "member_id" in fact.schema.names
 
 
@@ -123,8 +136,8 @@ def _kind(column: str, fact: Fact, field: str) -> pa.DataType | None:
     if isinstance(column, str):
         if column.startswith(PROPERTY) and "properties" in fact.schema.names and len(column) > len(PROPERTY):
             return None
-        if column in fact.schema.names:
-            return fact.schema.field(column).type
+        if column in (known := columns_of(fact)):
+            return known[column]
     raise InvalidInput(f"“{fact.name}” has no column “{column}”.", field)
 
 
@@ -181,10 +194,14 @@ def _check_numbers(spec: MetricSpec) -> None:
 def _check_condition(condition: Condition, fact: Fact, place: str) -> None:
     kind = _kind(condition.column, fact, f"{place}.column")
     values = condition.value if condition.op == IN else [condition.value]
-    if condition.op != IN and condition.op not in OPERATORS:
+    if condition.op not in (*OPERATORS, IN, IS_SET):
         raise InvalidInput(
-            f"There is no “{condition.op}”; take {', '.join([*OPERATORS, IN])}.", f"{place}.op"
+            f"There is no “{condition.op}”; take {', '.join([*OPERATORS, IN, IS_SET])}.", f"{place}.op"
         )
+    if condition.op == IS_SET:
+        if not isinstance(condition.value, bool):
+            raise InvalidInput("“is_set” takes true or false.", f"{place}.value")
+        return
     if not isinstance(values, list | tuple) or not 1 <= len(values) <= MAX_VALUES:
         raise InvalidInput(f"“in” takes a list of 1 to {MAX_VALUES} values.", f"{place}.value")
     # The column's type must meet the value's, or the engine would guess.
@@ -218,6 +235,8 @@ def save(session: Session, spec: MetricSpec, facts: Mapping[str, Fact], now: dat
                 session.add(row)
         except sa.exc.IntegrityError as error:
             raise Conflict(f"Somebody else is making “{spec.name}” just now; try again.") from error
+    elif row.archived_at is not None:
+        raise Conflict(f"The metric “{spec.name}” is archived. Restore it first, or choose another name.")
     elif from_json(row.name, row.spec) != from_json(spec.name, spec.to_json()):
         row.spec, row.version, row.updated_at = spec.to_json(), row.version + 1, now
     session.flush()
@@ -225,8 +244,13 @@ def save(session: Session, spec: MetricSpec, facts: Mapping[str, Fact], now: dat
 
 
 def load(session: Session, names: list[str] | None = None) -> list[MetricSpec]:
-    """Stored metrics by name, in that order; all of them where none is named. NotFound: one that is none."""
+    """Stored metrics by name, in that order; all that are not archived where none is named.
+
+    NotFound: one that is none.
+    """
     query = sa.select(Metric).order_by(Metric.name)
+    if names is None:
+        query = query.where(Metric.archived_at.is_(None))
     found = {row.name: from_json(row.name, row.spec) for row in session.scalars(query)}
     for name in names or ():
         if name not in found:

@@ -72,6 +72,26 @@ class Metric(Base):
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    archived_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class ExperimentPlan(Base):
+    """What an experiment was going to be read by, written down before it ran. Rows are never changed: what
+    is decided anew is a version of its own."""
+
+    __tablename__ = "experiment_plans"
+    __table_args__ = (sa.UniqueConstraint("subject", "version"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    subject: Mapped[str] = mapped_column(sa.String(90))
+    """``campaign:<name>``, or ``experiment:<name>`` of the shop's pages."""
+    version: Mapped[int]
+    plan: Mapped[dict[str, Any]] = mapped_column(Json)
+    """``experiments.planning.Plan`` as JSON."""
+    after_start: Mapped[bool]
+    """Whether the experiment had begun: such a version is shown, and counts for nothing."""
+    made_by: Mapped[str] = mapped_column(sa.String(200))
+    made_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
 class Readout(Base):
@@ -87,3 +107,19 @@ class Readout(Base):
     settings: Mapped[dict[str, Any]] = mapped_column(Json)
     result: Mapped[dict[str, Any]] = mapped_column(Json)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class ReadoutLink(Base):
+    """A read-out shown to whoever holds the signed link, until it ends or is withdrawn."""
+
+    __tablename__ = "readout_links"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    readout_id: Mapped[int] = mapped_column(sa.ForeignKey("readouts.id"), index=True)
+    nonce: Mapped[str] = mapped_column(sa.String(32))
+    """Part of what is signed: a number that is used again opens nothing."""
+    created_by: Mapped[str] = mapped_column(sa.String(200))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    withdrawn_by: Mapped[str | None] = mapped_column(sa.String(200))
+    withdrawn_at: Mapped[datetime | None] = mapped_column(UTCDateTime)

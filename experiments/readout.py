@@ -7,83 +7,62 @@ the same read-out survives JSON unchanged, so that a frozen one is what was seen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core.errors import InvalidInput
-from core.money import exponent
+from experiments import readout_needs
 from experiments.models import Readout
-from experiments.moments import CONVERTED, MARGIN, REVENUE, ArmMoments, Moments
-from experiments.stats import mean, proportion, srm
-from experiments.stats.effect import Comparison, Effect, check_alpha
+from experiments.moments import CONVERTED, ArmMoments, Moments
+from experiments.readout_form import (
+    FIXED,
+    SEQUENTIAL,
+    Adjusted,
+    Check,
+    ReadOut,
+    Result,
+    Total,
+    from_json,
+    to_json,
+)
+from experiments.readout_scan import BEFORE
+from experiments.readout_words import MONEY_METRICS, verdict
+from experiments.stats import bayes, cuped, estimate, mean, multiplicity, proportion, sequential, srm
+from experiments.stats.effect import Comparison, check_alpha
+from experiments.stats.estimate import Estimate
+from experiments.stats.joint import Joint, Mean
+
+__all__ = [
+    "MONEY_METRICS", "REAL", "SIMULATED", "Check", "ReadOut", "Result", "Total", "freeze", "from_json",
+    "looks_before", "read_out", "to_json", "verdict",
+]  # fmt: skip
 
 MIN_MEMBERS = 100
 """Members an arm below which the normal approximation of skewed revenue cannot be trusted."""
 REAL, SIMULATED = "real", "simulated"
-MONEY_METRICS = (REVENUE, MARGIN)
+MAX_SHARED = 0.01
+"""Share of members who saw more than one arm, above which the comparison is blurred."""
+IMBALANCE_BELOW = 0.001
+"""Holm-adjusted p of a difference before assignment, below which the arms were not alike."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """Something that must hold before a result is believed; ``detail`` are its numbers."""
+class Known:
+    """What is known beside the moments. ``looks``: earlier read-outs, and ``previous_p``: what the split's
+    always-valid p was in the last; ``shared``: members who saw more than one arm; ``pace``: new members of
+    all arms a day; ``mde``: the relative difference that was planned for. None: not known."""
 
-    name: str
-    ok: bool
-    detail: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Total:
-    """The difference over all members of the arm: what the arm brought that the control says it would not."""
-
-    estimate: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """One metric of one arm against the control. ``refused`` says why there is no comparison."""
-
-    metric: str
-    arm: str
-    control: str
-    n: int
-    n_control: int
-    mean_control: float
-    mean: float
-    absolute: Effect | None = None
-    relative: Effect | None = None
-    incremental_total: Total | None = None
-    refused: str | None = None
-
-
-@dataclass(frozen=True)
-class ReadOut:
-    """Everything a page or a report shows; ``alpha`` is 1 − the level of every interval."""
-
-    control: str
-    alpha: float
-    arms: dict[str, int]
-    srm: srm.Srm | None
-    checks: list[Check]
-    results: list[Result]
-    currency: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether every check holds."""
-        return all(check.ok for check in self.checks)
-
-    def result(self, metric: str, arm: str | None = None) -> Result:
-        """The result of a metric; of the first treated arm where none is named. InvalidInput: none."""
-        for found in self.results:
-            if found.metric == metric and arm in (None, found.arm):
-                return found
-        raise InvalidInput(f"This read-out has no metric “{metric}” for {arm or 'a treated arm'}.", "metric")
+    looks: int | None = None
+    previous_p: float = 1.0
+    shared: int | None = None
+    pace: float | None = None
+    mde: float | None = None
+    covariate_days: int | None = None
+    tuning: float = sequential.DEFAULT_TUNING
 
 
 @dataclass(frozen=True)
@@ -91,6 +70,8 @@ class _Plan:
     control: str
     alpha: float
     arms: Mapping[str, ArmMoments] = field(repr=False)
+    known: Known
+    sizes: Mapping[str, int]
 
 
 def read_out(
@@ -101,12 +82,14 @@ def read_out(
     *,
     currency: str | None = None,
     min_members: int = MIN_MEMBERS,
+    known: Known | None = None,
 ) -> ReadOut:
     """Compare every arm of ``weights`` with the control, metric by metric, after the checks.
 
-    ``moments``: of :func:`experiments.moments.scan`; an arm that is missing there has no members.
-    ``converted`` is compared as a proportion, the others as means. InvalidInput: a control that is no
-    arm, or moments of an arm that has no weight.
+    ``moments``: of :func:`experiments.moments.scan`, or of :func:`experiments.readout_scan.scan`, whose pairs
+    bring the covariates; an arm that is missing there has no members. ``converted`` is compared as a
+    proportion, the others as means. InvalidInput: a control that is no arm, or moments of an arm that has no
+    weight.
     """
     check_alpha(alpha)
     if control not in weights:
@@ -116,49 +99,130 @@ def read_out(
         raise InvalidInput(
             f"The arms {', '.join(strangers)} have members but no weight; add them.", "weights"
         )
+    known = known or Known()
     arms = {arm: moments[arm].n if arm in moments else 0 for arm in weights}
     split = srm.check_split(arms, weights) if sum(arms.values()) and _weighted(weights) > 1 else None
-    open_windows = sum(found.open_windows for found in moments.values())
-    plan = _Plan(control, alpha, moments)
+    plan = _Plan(control, alpha, moments, known, arms)
     names = next((list(found.metrics) for found in moments.values()), [])
-    results = [_compare(plan, metric, arm, arms) for metric in names for arm in weights if arm != control]
-    return ReadOut(
+    results = [one for metric in names for one in _metric(plan, metric, list(weights))]
+    checks = [
+        _split_check(split, arms, weights, known.previous_p),
+        *_size_checks(plan, weights, min_members),
+        *_more_checks(plan, weights),
+    ]
+    method = SEQUENTIAL if known.looks else FIXED
+    found = ReadOut(
         control,
         alpha,
         arms,
         split,
-        _checks(split, arms, weights, open_windows, min_members),
+        checks,
         results,
         currency,
+        method,
+        known.tuning,
+        known.looks,
+        known.covariate_days,
     )
+    return _with_needs(_with_holm(found), known)
 
 
 def _weighted(weights: Mapping[str, float]) -> int:
     return sum(weight > 0 for weight in weights.values())
 
 
-def _checks(
-    split: srm.Srm | None,
-    arms: Mapping[str, int],
-    weights: Mapping[str, float],
-    open_windows: int,
-    min_members: int,
-) -> list[Check]:
-    smallest = min(arms[arm] for arm in weights if weights[arm] > 0)
-    total = sum(arms.values())
+def _split_check(
+    split: srm.Srm | None, arms: Mapping[str, int], weights: Mapping[str, float], previous_p: float
+) -> Check:
+    if split is None:
+        return Check("srm", True, {})
+    always = srm.always_valid(arms, weights, previous_p)
+    ok = split.ok and always >= srm.ALERT_BELOW
+    return Check("srm", ok, {"p": split.p, "chi2": split.chi2, "always_valid_p": always})
+
+
+def _size_checks(plan: _Plan, weights: Mapping[str, float], min_members: int) -> list[Check]:
+    smallest = min(plan.sizes[arm] for arm in weights if weights[arm] > 0)
+    open_windows = sum(found.open_windows for found in plan.arms.values())
+    total = sum(plan.sizes.values())
     return [
-        Check("srm", split is None or split.ok, {} if split is None else {"p": split.p, "chi2": split.chi2}),
         Check("sample_size", smallest >= min_members, {"smallest": smallest, "needed": min_members}),
         Check("windows_closed", not open_windows, {"open": open_windows, "members": total}),
     ]
 
 
-def _compare(plan: _Plan, metric: str, arm: str, arms: Mapping[str, int]) -> Result:
+def _more_checks(plan: _Plan, weights: Mapping[str, float]) -> list[Check]:
+    checks = []
+    total = sum(plan.sizes.values())
+    if (shared := plan.known.shared) is not None:
+        ok = not total or shared / total <= MAX_SHARED
+        checks.append(Check("multiple_exposure", ok, {"shared": shared, "members": total}))
+    if (balance := _balance(plan, list(weights))) is not None:
+        checks.append(balance)
+    if (looks := plan.known.looks) is not None:
+        true_error = sequential.peeking_error(min(looks + 1, sequential.MAX_LOOKS), plan.alpha)
+        checks.append(Check("peeking", not looks, {"looks": looks, "true_error": true_error}))
+    return checks
+
+
+def _balance(plan: _Plan, arms: list[str]) -> Check | None:
+    """Were the arms alike before? None without covariates."""
+    found: list[tuple[str, str, float]] = []
+    for metric in sorted({x for arm in plan.arms.values() for x, y in arm.pairs if y == x + BEFORE}):
+        before = {arm: plan.arms[arm].pairs[metric, metric + BEFORE].y for arm in plan.arms}
+        for arm in arms:
+            if arm == plan.control or arm not in before or plan.control not in before:
+                continue
+            try:
+                p = mean.compare(before[arm], before[plan.control], plan.alpha).absolute.p
+            except InvalidInput:
+                continue  # nobody had bought before in either arm: they are alike
+            found.append((metric, arm, p))
+    if not found:
+        return None
+    adjusted = multiplicity.holm([p for *_, p in found])
+    p, metric, arm = min((p, *one[:2]) for p, one in zip(adjusted, found, strict=True))
+    return Check("covariate_balance", p >= IMBALANCE_BELOW, {"p": p, "metric": metric, "arm": arm})
+
+
+# --- one metric ----------------------------------------------------------------------------------
+
+
+def _metric(plan: _Plan, metric: str, arms: list[str]) -> list[Result]:
+    """The metric of every treated arm."""
+    moments = {arm: found.metrics[metric] for arm, found in plan.arms.items()}
+    plain = {arm: _estimate(metric, one) for arm, one in moments.items() if one.n}
+    theta, removed, adjusted = _adjusted(plan, metric)
+    best = adjusted or plain
+    chances = _chances(best)
+    results: list[Result] = []
+    for arm in arms:
+        if arm == plan.control:
+            continue
+        base = _base(plan, metric, arm, moments)
+        pair = (best.get(arm), best.get(plan.control))
+        if base.refused is None and pair[0] is not None and pair[1] is not None:
+            try:
+                found = estimate.compare(pair[0], pair[1], plan.alpha)
+                always = sequential.compare(pair[0], pair[1], plan.alpha, plan.known.tuning)
+            except InvalidInput:
+                pass  # the covariate explains everything: the plain comparison stands alone
+            else:
+                base = replace(
+                    base,
+                    adjusted=Adjusted(found, theta, removed) if adjusted else None,
+                    always_valid=always,
+                    chance_to_win=bayes.posterior(estimate.difference(pair[0], pair[1])).chance_to_win,
+                    chance_best=chances.get(arm),
+                )
+        results.append(base)
+    return results
+
+
+def _base(plan: _Plan, metric: str, arm: str, moments: Mapping[str, Moments]) -> Result:
     nobody = Moments(0, 0.0, 0.0)
-    treated, control = (
-        plan.arms[name].metrics[metric] if name in plan.arms else nobody for name in (arm, plan.control)
-    )
-    base = (metric, arm, plan.control, arms[arm], arms[plan.control], control.mean, treated.mean)
+    treated, control = moments.get(arm, nobody), moments.get(plan.control, nobody)
+    base = (metric, arm, plan.control, plan.sizes[arm], plan.sizes[plan.control], control.mean, treated.mean)
     try:
         found = _comparison(metric, treated, control, plan.alpha)
     except InvalidInput as refusal:
@@ -171,34 +235,91 @@ def _compare(plan: _Plan, metric: str, arm: str, arms: Mapping[str, int]) -> Res
 def _comparison(metric: str, treated: Moments, control: Moments, alpha: float) -> Comparison:
     if metric != CONVERTED:
         return mean.compare(treated, control, alpha)
-    hits, control_hits = round(treated.mean * treated.n), round(control.mean * control.n)
-    return proportion.compare(hits, treated.n, control_hits, control.n, alpha)
+    return proportion.compare(_hits(treated), treated.n, _hits(control), control.n, alpha)
 
 
-def to_json(readout: ReadOut) -> dict[str, Any]:
-    """The read-out as plain JSON values."""
-    return asdict(readout)
+def _hits(moments: Moments) -> int:
+    return round(moments.mean * moments.n)
 
 
-def from_json(data: Mapping[str, Any]) -> ReadOut:
-    """The read-out that :func:`to_json` was given."""
-    return ReadOut(
-        data["control"],
-        data["alpha"],
-        dict(data["arms"]),
-        None if data["srm"] is None else srm.Srm(**data["srm"]),
-        [Check(**check) for check in data["checks"]],
-        [_result(result) for result in data["results"]],
-        data["currency"],
-    )
+def _estimate(metric: str, moments: Moments) -> Estimate:
+    if metric == CONVERTED:
+        return Estimate.of_proportion(_hits(moments), moments.n)
+    return Estimate.of_mean(moments)
 
 
-def _result(data: Mapping[str, Any]) -> Result:
-    parts = dict(data)
-    for name, kind in (("absolute", Effect), ("relative", Effect), ("incremental_total", Total)):
-        if parts[name] is not None:
-            parts[name] = kind(**parts[name])
-    return Result(**parts)
+def _adjusted(plan: _Plan, metric: str) -> tuple[float, float, dict[str, Estimate]]:
+    """θ, the share of the variance removed, and the adjusted estimates; none where nothing varied before."""
+    key = (metric, metric + BEFORE)
+    joints = {
+        arm: Joint.of_pair(found.pairs[key], ("value", "before"))
+        for arm, found in plan.arms.items()
+        if found.n > 1 and key in found.pairs
+    }
+    below = sum(float(joint.cov[1, 1]) * (joint.n - 1) for joint in joints.values())
+    if not below:
+        return 0.0, 0.0, {}
+    theta = sum(float(joint.cov[0, 1]) * (joint.n - 1) for joint in joints.values()) / below
+    removed = cuped.correlation(joints, Mean("value"), Mean("before")) ** 2
+    return theta, removed, cuped.adjust(joints, Mean("value"), [Mean("before")])
+
+
+def _chances(arms: Mapping[str, Estimate]) -> dict[str, float]:
+    if len(arms) < 2 or any(one.var <= 0 for one in arms.values()):
+        return {}
+    return bayes.chance_best({arm: bayes.normal(one.value, one.var**0.5) for arm, one in arms.items()})
+
+
+# --- all results together ------------------------------------------------------------------------
+
+
+def _with_holm(found: ReadOut) -> ReadOut:
+    """p adjusted over arms × metrics, of the comparison that counts."""
+    effects = [found.headline(result) for result in found.results]
+    adjusted = iter(multiplicity.holm([effect.p for effect in effects if effect is not None]))
+    results = [
+        result if effect is None else replace(result, p_adjusted=next(adjusted))
+        for result, effect in zip(found.results, effects, strict=True)
+    ]
+    return replace(found, results=results)
+
+
+def _with_needs(found: ReadOut, known: Known) -> ReadOut:
+    total = sum(found.arms.values())
+
+    def one(result: Result) -> Result:
+        effect = found.headline(result)
+        if effect is None:
+            return result
+        n = result.n + result.n_control
+        pace = known.pace * n / total if known.pace and total else None
+        tuning = known.tuning if found.method == SEQUENTIAL else None
+        planned = result.mean_control * (known.mde or readout_needs.DEFAULT_MDE)
+
+        def need(target: float) -> Any:
+            return readout_needs.need(target, effect.se, n, alpha=found.alpha, pace=pace, tuning=tuning)
+
+        return replace(
+            result,
+            mde=readout_needs.smallest(effect.se, result.n_control, result.n, found.alpha),
+            need_estimate=need(effect.estimate),
+            need_planned=need(planned),
+        )
+
+    return replace(found, results=[one(result) for result in found.results])
+
+
+# --- keeping it ----------------------------------------------------------------------------------
+
+
+def looks_before(session: Session, experiment_id: int, as_of: datetime) -> tuple[int, float]:
+    """How many read-outs of earlier days were kept of an experiment, and the always-valid p of the split
+    that the last of them gave (1 without one)."""
+    earlier = sa.and_(Readout.experiment_id == experiment_id, Readout.kind == REAL, Readout.as_of < as_of)
+    looks = session.scalar(sa.select(sa.func.count()).select_from(Readout).where(earlier)) or 0
+    last = session.scalar(sa.select(Readout.result).where(earlier).order_by(Readout.id.desc()).limit(1))
+    check = from_json(last).check("srm") if last else None
+    return looks, float(check.detail.get("always_valid_p", 1.0)) if check else 1.0
 
 
 def freeze(
@@ -225,123 +346,3 @@ def freeze(
     session.add(row)
     session.flush()
     return row
-
-
-_METRIC_WORDS = {
-    "en": {
-        "revenue": "revenue a member",
-        "orders": "orders a member",
-        "converted": "the share who bought",
-        "margin": "margin a member",
-    },
-    "zh": {"revenue": "人均收入", "orders": "人均订单数", "converted": "购买率", "margin": "人均毛利"},
-}
-_SENTENCES = {
-    "en": {
-        "nothing": "No result yet: {why}",
-        "srm": (
-            "Do not trust this result: the arms are not split as planned (p {p}); "
-            "find out why before reading on."
-        ),
-        "none": (
-            "No difference found in {metric}: {estimate} ({level} interval {low} to {high}, p {p}) with "
-            "{n} members in “{arm}” and {n_control} in “{control}”; "
-            "an effect inside this interval is still possible."
-        ),
-        "found": (
-            "“{arm}” {changed} {metric} by {estimate} ({level} interval {low} to {high}, p {p}), "
-            "{total} over its {n} members against {n_control} in “{control}”."
-        ),
-        "raised": "raised",
-        "lowered": "lowered",
-        "small": " The sample is small: only {smallest} members in the smallest arm.",
-        "open": " Preliminary: the window of {open} members is still open.",
-    },
-    "zh": {
-        "nothing": "暂无结果：{why}",
-        "srm": "请勿采信此结果：各组人数与计划的比例不符（p {p}），请先查明原因。",
-        "none": (
-            "未发现{metric}有差异：{estimate}（{level} 置信区间 {low} 至 {high}，p {p}），"
-            "“{arm}”{n} 人，“{control}”{n_control} 人；区间之内的效果仍有可能。"
-        ),
-        "found": (
-            "“{arm}”使{metric}{changed} {estimate}（{level} 置信区间 {low} 至 {high}，p {p}），"
-            "{n} 人合计 {total}，对照组“{control}”{n_control} 人。"
-        ),
-        "raised": "提高",
-        "lowered": "降低",
-        "small": "样本较小：人数最少的组仅 {smallest} 人。",
-        "open": "初步结果：仍有 {open} 人的观察期未结束。",
-    },
-}
-
-
-def verdict(readout: ReadOut, locale: str, metric: str = REVENUE, arm: str | None = None) -> str:
-    """The result in one sentence of English or Chinese (any ``zh…`` locale), checks before numbers.
-
-    Where the interval of the absolute difference holds 0 it says that none was **found**, with the
-    interval and the numbers, not that there is none.
-    """
-    language = "zh" if locale.lower().startswith("zh") else "en"
-    words = _SENTENCES[language]
-    if readout.srm is not None and not readout.srm.ok:
-        return words["srm"].format(p=_p(readout.srm.p))
-    if not readout.results:
-        return words["nothing"].format(why="nobody was assigned." if language == "en" else "尚无成员分组。")
-    found = readout.result(metric, arm)
-    if found.absolute is None or found.incremental_total is None:
-        return words["nothing"].format(why=found.refused)
-    effect, show = found.absolute, _Shower(metric, readout.currency)
-    different = effect.low > 0 or effect.high < 0
-    down = effect.estimate < 0
-    size = abs(effect.estimate) if different else effect.estimate
-    ends = sorted((abs(effect.low), abs(effect.high))) if different else [effect.low, effect.high]
-    text = words["found" if different else "none"].format(
-        arm=found.arm,
-        control=found.control,
-        metric=_METRIC_WORDS[language].get(metric, metric),
-        changed=words["lowered" if down else "raised"],
-        estimate=show(size),
-        low=show(ends[0]),
-        high=show(ends[1]),
-        level=f"{100 * (1 - readout.alpha):g} %" if language == "en" else f"{100 * (1 - readout.alpha):g}%",
-        p=_p(effect.p),
-        total=show.total(found.incremental_total.estimate),
-        n=f"{found.n:,}",
-        n_control=f"{found.n_control:,}",
-    )
-    return text + _caveats(readout, words)
-
-
-def _caveats(readout: ReadOut, words: Mapping[str, str]) -> str:
-    keys = {"sample_size": "small", "windows_closed": "open"}
-    return "".join(
-        words[keys[check.name]].format(**check.detail)
-        for check in readout.checks
-        if not check.ok and check.name in keys
-    )
-
-
-def _p(value: float) -> str:
-    return f"= {value:.3f}" if value >= 0.001 else "< 0.001"
-
-
-@dataclass(frozen=True)
-class _Shower:
-    """Numbers of a metric as a reader wants them: money in major units, shares in points of a per cent."""
-
-    metric: str
-    currency: str | None
-
-    def __call__(self, value: float) -> str:
-        if self.metric == CONVERTED:
-            return f"{100 * value:.2f} %"
-        return self._number(value)
-
-    def total(self, value: float) -> str:
-        return self._number(value, digits=0)
-
-    def _number(self, value: float, digits: int = 2) -> str:
-        if self.metric in MONEY_METRICS and self.currency:
-            return f"{value / 10 ** exponent(self.currency):,.{digits}f} {self.currency}"
-        return f"{value:,.{digits if self.metric in MONEY_METRICS else max(digits, 1) + 2 * (digits > 0)}f}"

@@ -18,6 +18,7 @@ from web.commands import (
     reminders,
     segments,
     services,
+    watching,
     wechat,
 )
 from web.commands.common import Group
@@ -44,6 +45,7 @@ for command in (
     campaigns.deliver,
     clv.group,
     experiments.group,
+    watching.show,
     wechat.group,
     services.up,
     services.serve,
@@ -53,3 +55,4 @@ for command in (
     services.bench,
 ):
     main.add_command(command)
+campaigns.group.add_command(watching.watch)

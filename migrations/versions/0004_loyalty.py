@@ -36,6 +36,35 @@ def upgrade() -> None:
     sa.Column('last_s', sa.BigInteger(), nullable=False),
     sa.PrimaryKeyConstraint('kind', 'hash', name=op.f('pk_abuse_guesses'))
     )
+    op.create_table('alerts',
+    sa.Column('id', db.BigId, nullable=False),
+    sa.Column('subject', sa.String(length=120), nullable=False),
+    sa.Column('light', sa.String(length=160), nullable=False),
+    sa.Column('tone', sa.String(length=10), nullable=False),
+    sa.Column('detail', db.Json, nullable=False),
+    sa.Column('first_at', db.UTCDateTime(), nullable=False),
+    sa.Column('last_at', db.UTCDateTime(), nullable=False),
+    sa.Column('seen_by', sa.String(length=200), nullable=True),
+    sa.Column('seen_at', db.UTCDateTime(), nullable=True),
+    sa.Column('resolved_by', sa.String(length=200), nullable=True),
+    sa.Column('resolved_at', db.UTCDateTime(), nullable=True),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_alerts'))
+    )
+    with op.batch_alter_table('alerts', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_alerts_first_at'), ['first_at'], unique=False)
+        batch_op.create_index('uq_alerts_open', ['subject', 'light'], unique=True, sqlite_where=sa.text('resolved_at IS NULL'), postgresql_where=sa.text('resolved_at IS NULL'))
+
+    op.create_table('experiment_plans',
+    sa.Column('id', db.BigId, nullable=False),
+    sa.Column('subject', sa.String(length=90), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('plan', db.Json, nullable=False),
+    sa.Column('after_start', sa.Boolean(), nullable=False),
+    sa.Column('made_by', sa.String(length=200), nullable=False),
+    sa.Column('made_at', db.UTCDateTime(), nullable=False),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_experiment_plans')),
+    sa.UniqueConstraint('subject', 'version', name=op.f('uq_experiment_plans_subject_version'))
+    )
     op.create_table('metrics',
     sa.Column('id', db.BigId, nullable=False),
     sa.Column('name', sa.String(length=60), nullable=False),
@@ -43,6 +72,7 @@ def upgrade() -> None:
     sa.Column('version', sa.Integer(), nullable=False),
     sa.Column('created_at', db.UTCDateTime(), nullable=False),
     sa.Column('updated_at', db.UTCDateTime(), nullable=False),
+    sa.Column('archived_at', db.UTCDateTime(), nullable=True),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_metrics')),
     sa.UniqueConstraint('name', name=op.f('uq_metrics_name'))
     )
@@ -353,6 +383,21 @@ def upgrade() -> None:
     with op.batch_alter_table('points_hold_lots', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_points_hold_lots_lot_id'), ['lot_id'], unique=False)
 
+    op.create_table('readout_links',
+    sa.Column('id', db.BigId, nullable=False),
+    sa.Column('readout_id', db.BigId, nullable=False),
+    sa.Column('nonce', sa.String(length=32), nullable=False),
+    sa.Column('created_by', sa.String(length=200), nullable=False),
+    sa.Column('created_at', db.UTCDateTime(), nullable=False),
+    sa.Column('expires_at', db.UTCDateTime(), nullable=False),
+    sa.Column('withdrawn_by', sa.String(length=200), nullable=True),
+    sa.Column('withdrawn_at', db.UTCDateTime(), nullable=True),
+    sa.ForeignKeyConstraint(['readout_id'], ['readouts.id'], name=op.f('fk_readout_links_readout_id_readouts')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_readout_links'))
+    )
+    with op.batch_alter_table('readout_links', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_readout_links_readout_id'), ['readout_id'], unique=False)
+
     op.create_table('referral_opens',
     sa.Column('program_id', db.BigId, nullable=False),
     sa.Column('member_id', db.BigId, nullable=False),
@@ -387,6 +432,44 @@ def upgrade() -> None:
         batch_op.create_index('ix_referrals_state_due_at', ['state', 'due_at'], unique=False)
         batch_op.create_index('uq_referrals_friend', ['friend_id'], unique=True, sqlite_where=sa.text("state <> 'rejected'"), postgresql_where=sa.text("state <> 'rejected'"))
 
+    op.create_table('rollouts',
+    sa.Column('id', db.BigId, nullable=False),
+    sa.Column('campaign_id', db.BigId, nullable=False),
+    sa.Column('experiment_id', db.BigId, nullable=False),
+    sa.Column('arm', sa.String(length=40), nullable=False),
+    sa.Column('state', sa.String(length=20), nullable=False),
+    sa.Column('evidence', db.Json, nullable=False),
+    sa.Column('before', db.Json, nullable=False),
+    sa.Column('proposed_at', db.UTCDateTime(), nullable=False),
+    sa.Column('decided_by', sa.String(length=200), nullable=True),
+    sa.Column('decided_at', db.UTCDateTime(), nullable=True),
+    sa.ForeignKeyConstraint(['campaign_id'], ['campaigns.id'], name=op.f('fk_rollouts_campaign_id_campaigns')),
+    sa.ForeignKeyConstraint(['experiment_id'], ['experiments.id'], name=op.f('fk_rollouts_experiment_id_experiments')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_rollouts')),
+    sa.UniqueConstraint('experiment_id', 'arm', name=op.f('uq_rollouts_experiment_id_arm'))
+    )
+    with op.batch_alter_table('rollouts', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_rollouts_campaign_id'), ['campaign_id'], unique=False)
+
+    op.create_table('watch_days',
+    sa.Column('campaign_id', db.BigId, nullable=False),
+    sa.Column('day', sa.Date(), nullable=False),
+    sa.Column('readout_id', db.BigId, nullable=True),
+    sa.Column('tone', sa.String(length=10), nullable=False),
+    sa.Column('lights', db.Json, nullable=False),
+    sa.Column('at', db.UTCDateTime(), nullable=False),
+    sa.ForeignKeyConstraint(['campaign_id'], ['campaigns.id'], name=op.f('fk_watch_days_campaign_id_campaigns')),
+    sa.ForeignKeyConstraint(['readout_id'], ['readouts.id'], name=op.f('fk_watch_days_readout_id_readouts')),
+    sa.PrimaryKeyConstraint('campaign_id', 'day', name=op.f('pk_watch_days'))
+    )
+    op.create_table('watch_rules',
+    sa.Column('campaign_id', db.BigId, nullable=False),
+    sa.Column('stop_on', db.Json, nullable=False),
+    sa.Column('changed_by', sa.String(length=200), nullable=False),
+    sa.Column('changed_at', db.UTCDateTime(), nullable=False),
+    sa.ForeignKeyConstraint(['campaign_id'], ['campaigns.id'], name=op.f('fk_watch_rules_campaign_id_campaigns')),
+    sa.PrimaryKeyConstraint('campaign_id', name=op.f('pk_watch_rules'))
+    )
     op.create_table('coupon_returns',
     sa.Column('key', sa.String(length=128), nullable=False),
     sa.Column('redemption_id', db.BigId, nullable=False),
@@ -539,6 +622,12 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_coupon_returns_redemption_id'))
 
     op.drop_table('coupon_returns')
+    op.drop_table('watch_rules')
+    op.drop_table('watch_days')
+    with op.batch_alter_table('rollouts', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_rollouts_campaign_id'))
+
+    op.drop_table('rollouts')
     with op.batch_alter_table('referrals', schema=None) as batch_op:
         batch_op.drop_index('uq_referrals_friend', sqlite_where=sa.text("state <> 'rejected'"), postgresql_where=sa.text("state <> 'rejected'"))
         batch_op.drop_index('ix_referrals_state_due_at')
@@ -546,6 +635,10 @@ def downgrade() -> None:
 
     op.drop_table('referrals')
     op.drop_table('referral_opens')
+    with op.batch_alter_table('readout_links', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_readout_links_readout_id'))
+
+    op.drop_table('readout_links')
     with op.batch_alter_table('points_hold_lots', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_points_hold_lots_lot_id'))
 
@@ -612,6 +705,12 @@ def downgrade() -> None:
     op.drop_table('points_multipliers')
     op.drop_table('points_event_rules')
     op.drop_table('metrics')
+    op.drop_table('experiment_plans')
+    with op.batch_alter_table('alerts', schema=None) as batch_op:
+        batch_op.drop_index('uq_alerts_open', sqlite_where=sa.text('resolved_at IS NULL'), postgresql_where=sa.text('resolved_at IS NULL'))
+        batch_op.drop_index(batch_op.f('ix_alerts_first_at'))
+
+    op.drop_table('alerts')
     op.drop_table('abuse_guesses')
     op.drop_table('abuse_allowances')
     # ### end Alembic commands ###

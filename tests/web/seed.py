@@ -325,7 +325,7 @@ def _read_out(lift: float) -> readout.ReadOut:
                 "orders": Moments(n, 0.2 + extra / 20000, 0.2),
                 "converted": Moments(n, 0.16 + extra / 20000, 0.13),
             },
-            0,
+            {},
         )
         for arm, (extra, n) in arms.items()
     }

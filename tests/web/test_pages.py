@@ -66,6 +66,10 @@ ADDRESSES = (
     "/channels/rules",
     "/channels/inbox",
     "/results",
+    "/results/tree",
+    "/results/tree?against=year&by=stage&node=conversion",
+    "/results/watching",
+    "/results/watching/settings",
     "/settings",
     "/settings/scoring",
     "/settings/scoring/names",
@@ -96,6 +100,7 @@ OBJECTS = (
     "/channels/templates/2",
     "/channels/outbox/{message}",
     "/results/{readout}",
+    "/results/watching/campaigns/spring-win-back",
 )
 
 

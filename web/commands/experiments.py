@@ -1,4 +1,4 @@
-"""``huiliu experiments``: the analysis of any experiment's file; needs no database."""
+"""``huiliu experiments``: analysis of any experiment's file (no database), read-outs of stored ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 from core.errors import InvalidInput
 from web.commands.common import answer, json_option
+from web.commands.experiments_readout import readout
 
 if TYPE_CHECKING:
     from experiments.analyze import Asked
@@ -24,6 +25,9 @@ ADJUSTMENTS = ("holm", "bh", "none")
 @click.group("experiments")
 def group() -> None:
     """Experiments: what a change did, and how sure that is."""
+
+
+group.add_command(readout)
 
 
 @group.command("analyze")

@@ -20,7 +20,7 @@ from core import members as core_members
 from core.contacts import CHANNELS
 from core.errors import HuiliuError, InvalidInput
 from web import builder, context, users, work
-from web.console import campaign_form, readouts
+from web.console import campaign_form, readouts, watching
 from web.console.channels import member_view
 from web.console.rules import rule_in_words
 from web.context import actor, reading, require, writing
@@ -171,6 +171,7 @@ def page(name: str) -> str:
         own=campaign.created_by == actor(),
         alone=alone,
         can_undo=undoing.can_undo(session, campaign),
+        watch=watching.about(session, campaign),
     )
 
 

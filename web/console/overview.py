@@ -7,13 +7,17 @@ from datetime import timedelta
 from flask import Blueprint, render_template
 from flask_babel import gettext
 
+from campaigns import alerts
 from segments.models import Refresh
 from web import charts, context, i18n, words
+from web.console import watching
 from web.context import reading, require
 from web.queries import overview as queries
 from web.roles import Permission
 
 bp = Blueprint("overview", __name__)
+LIT = 8
+"""Lights that are listed."""
 
 
 @bp.get("/")
@@ -34,6 +38,9 @@ def page() -> str:
         weeks=_weeks_chart(weeks) if weeks else None,
         week=whole[-1] if whole else None,
         running=queries.running(session),
+        waiting=watching.proposals(session),
+        alone=watching.alone(),
+        lit=watching.shown(session, alerts.unresolved(session, LIT)),
     )
 
 

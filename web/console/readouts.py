@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +11,9 @@ from flask_babel import gettext
 
 from experiments import readout as frozen
 from experiments.models import Readout
+from experiments.readout_advice import Advice, advise
 from web import charts, i18n
+from web.console.readout_words import CheckRow, check_row
 from web.words import word
 
 GOALS = {"revenue": "revenue", "orders": "orders", "conversion": "converted"}
@@ -35,7 +38,10 @@ class View:
     id: int
     kind: str
     as_of: datetime
+    advice: Advice
+    """What to do, in one sentence."""
     verdict: str
+    """The numbers of the variant that it is about, in one sentence."""
     found: frozen.ReadOut
     metrics: list[MetricView]
     roi: dict[str, Any] | None
@@ -43,6 +49,7 @@ class View:
     note: str | None
     """What a simulated one assumes."""
     trusted: bool
+    checks: list[CheckRow]
 
 
 def view(row: Readout) -> View:
@@ -51,17 +58,31 @@ def view(row: Readout) -> View:
     names = list(dict.fromkeys(result.metric for result in found.results))
     goal = GOALS.get(str(row.settings.get("metric")), "revenue")
     names.sort(key=lambda name: name != goal)
+    goal = goal if goal in names else "revenue"
+    language = i18n.content_locale()
+    advice = advise(found, language, goal, profits(row.settings))
     return View(
         row.id,
         row.kind,
         row.as_of,
-        frozen.verdict(found, i18n.content_locale(), goal if goal in names else "revenue"),
+        advice,
+        frozen.verdict(found, language, goal, advice.arms[0] if advice.arms else None),
         found,
         [_metric(row.id, name, found) for name in names],
         row.settings.get("roi"),
         row.settings.get("note"),
-        found.srm is None or found.srm.ok,
+        found.trusted,
+        [check_row(check) for check in found.checks],
     )
+
+
+def profits(settings: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The profit interval of every variant that cost something, in minor units."""
+    return {
+        arm: (data["profit"]["low"], data["profit"]["high"])
+        for arm, data in (settings.get("roi") or {}).items()
+        if sum(data["cost"].values())
+    }
 
 
 def unit_of(metric: str, currency: str | None) -> charts.Unit:
@@ -75,11 +96,9 @@ def _metric(readout_id: int, metric: str, found: frozen.ReadOut) -> MetricView:
     unit = unit_of(metric, found.currency)
     shown = [result for result in results if result.absolute is not None]
     bars = [
-        charts.Interval(
-            word("arm", result.arm), result.absolute.low, result.absolute.estimate, result.absolute.high
-        )
+        charts.Interval(word("arm", result.arm), effect.low, effect.estimate, effect.high)
         for result in shown
-        if result.absolute is not None
+        if (effect := found.headline(result)) is not None
     ]
     chart = None
     if bars:

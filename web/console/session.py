@@ -45,6 +45,8 @@ AREAS = {
     "review": "loyalty",
     "referrals": "loyalty",
     "groups": "loyalty",
+    "tree": "results",
+    "watching": "results",
 }
 """Entry of the rail that a blueprint's pages belong to, where it is not called like one."""
 

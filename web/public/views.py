@@ -32,6 +32,7 @@ from web.public import (
     optins,
     pages,
     preferences,
+    readouts,
     referrals,
     wallet,
 )
@@ -68,6 +69,7 @@ def create_blueprint(
     groups.add_routes(blueprint, database, settings, now)
     notices.add_routes(blueprint, database, settings, now)
     wallet.add_routes(blueprint, database, settings, now)
+    readouts.add_routes(blueprint, database, settings, now)
     return blueprint
 
 

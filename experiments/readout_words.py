@@ -1,0 +1,144 @@
+"""The verdict of a read-out in one sentence, checks before numbers, in English and Chinese. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from core.money import exponent
+from experiments.moments import CONVERTED, MARGIN, REVENUE
+from experiments.readout_form import ReadOut
+
+MONEY_METRICS = (REVENUE, MARGIN)
+
+METRIC_WORDS = {
+    "en": {
+        "revenue": "revenue a member",
+        "orders": "orders a member",
+        "converted": "the share who bought",
+        "margin": "margin a member",
+    },
+    "zh": {"revenue": "人均收入", "orders": "人均订单数", "converted": "购买率", "margin": "人均毛利"},
+}
+_SENTENCES = {
+    "en": {
+        "nothing": "No result yet: {why}",
+        "srm": (
+            "Do not trust this result: the arms are not split as planned (p {p}); "
+            "find out why before reading on."
+        ),
+        "none": (
+            "No difference found in {metric}: {estimate} ({level} interval {low} to {high}, p {p}) with "
+            "{n} members in “{arm}” and {n_control} in “{control}”; "
+            "an effect inside this interval is still possible."
+        ),
+        "found": (
+            "“{arm}” {changed} {metric} by {estimate} ({level} interval {low} to {high}, p {p}), "
+            "{total} over its {n} members against {n_control} in “{control}”."
+        ),
+        "raised": "raised",
+        "lowered": "lowered",
+        "small": " The sample is small: only {smallest} members in the smallest arm.",
+        "open": " Preliminary: the window of {open} members is still open.",
+        "looked": " Looked at before ({looks} times), so intervals and p hold at every look.",
+    },
+    "zh": {
+        "nothing": "暂无结果：{why}",
+        "srm": "请勿采信此结果：各组人数与计划的比例不符（p {p}），请先查明原因。",
+        "none": (
+            "未发现{metric}有差异：{estimate}（{level} 置信区间 {low} 至 {high}，p {p}），"
+            "“{arm}”{n} 人，“{control}”{n_control} 人；区间之内的效果仍有可能。"
+        ),
+        "found": (
+            "“{arm}”使{metric}{changed} {estimate}（{level} 置信区间 {low} 至 {high}，p {p}），"
+            "{n} 人合计 {total}，对照组“{control}”{n_control} 人。"
+        ),
+        "raised": "提高",
+        "lowered": "降低",
+        "small": "样本较小：人数最少的组仅 {smallest} 人。",
+        "open": "初步结果：仍有 {open} 人的观察期未结束。",
+        "looked": "此前已查看过 {looks} 次，因此采用随时有效的区间与 p 值。",
+    },
+}
+
+
+def verdict(readout: ReadOut, locale: str, metric: str = REVENUE, arm: str | None = None) -> str:
+    """The result in one sentence of English or Chinese (any ``zh…`` locale), checks before numbers.
+
+    Where the interval of the absolute difference holds 0 it says that none was **found**, with the
+    interval and the numbers, not that there is none.
+    """
+    language = "zh" if locale.lower().startswith("zh") else "en"
+    words = _SENTENCES[language]
+    if readout.srm is not None and not readout.trusted:
+        return words["srm"].format(p=shown_p(split_p(readout)))
+    if not readout.results:
+        return words["nothing"].format(why="nobody was assigned." if language == "en" else "尚无成员分组。")
+    found = readout.result(metric, arm)
+    effect, whole = readout.headline(found), readout.total(found)
+    if effect is None or whole is None:
+        return words["nothing"].format(why=found.refused)
+    show = Shower(metric, readout.currency)
+    different = effect.low > 0 or effect.high < 0
+    down = effect.estimate < 0
+    size = abs(effect.estimate) if different else effect.estimate
+    ends = sorted((abs(effect.low), abs(effect.high))) if different else [effect.low, effect.high]
+    text = words["found" if different else "none"].format(
+        arm=found.arm,
+        control=found.control,
+        metric=METRIC_WORDS[language].get(metric, metric),
+        changed=words["lowered" if down else "raised"],
+        estimate=show(size),
+        low=show(ends[0]),
+        high=show(ends[1]),
+        level=f"{100 * (1 - readout.alpha):g} %" if language == "en" else f"{100 * (1 - readout.alpha):g}%",
+        p=shown_p(effect.p),
+        total=show.total(whole.estimate),
+        n=f"{found.n:,}",
+        n_control=f"{found.n_control:,}",
+    )
+    return text + _caveats(readout, words)
+
+
+def split_p(readout: ReadOut) -> float:
+    """The p of the split: the smaller one of the look's own and of the one that holds at every look."""
+    check = readout.check("srm")
+    found = [value for name, value in (check.detail if check else {}).items() if name.endswith("p")]
+    return min((float(value) for value in found), default=1.0)
+
+
+def _caveats(readout: ReadOut, words: Mapping[str, str]) -> str:
+    keys = {"sample_size": "small", "windows_closed": "open", "peeking": "looked"}
+    return "".join(
+        words[keys[check.name]].format(**check.detail)
+        for check in readout.checks
+        if not check.ok and check.name in keys
+    )
+
+
+def shown_p(value: float) -> str:
+    """A p after its sign: ``= 0.031``, ``< 0.001``."""
+    return f"= {value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+@dataclass(frozen=True)
+class Shower:
+    """Numbers of a metric as a reader wants them: money in major units, shares in points of a per cent."""
+
+    metric: str
+    currency: str | None
+
+    def __call__(self, value: float) -> str:
+        """A value of one member."""
+        if self.metric == CONVERTED:
+            return f"{100 * value:.2f} %"
+        return self._number(value)
+
+    def total(self, value: float) -> str:
+        """A sum over members."""
+        return self._number(value, digits=0)
+
+    def _number(self, value: float, digits: int = 2) -> str:
+        if self.metric in MONEY_METRICS and self.currency:
+            return f"{value / 10 ** exponent(self.currency):,.{digits}f} {self.currency}"
+        return f"{value:,.{digits if self.metric in MONEY_METRICS else max(digits, 1) + 2 * (digits > 0)}f}"

@@ -1,0 +1,93 @@
+"""``huiliu campaigns watch`` and ``huiliu tree``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import date, timedelta
+from typing import Any
+
+import click
+
+from campaigns import watching
+from core.errors import InvalidInput
+from core.times import now
+from segments import tree, tree_alerts, tree_scan
+from segments.facts import open_engine
+from web.commands.common import answer, json_option, open_installation
+
+
+@click.command()
+@json_option
+def watch(as_json: bool) -> None:
+    """Read out the campaigns that ran lately, once a day each; lights, alerts, stops and proposals."""
+    settings, database = open_installation()
+    done = watching.watch(database, open_engine(settings), settings, now(settings))
+
+    def lines() -> Iterator[str]:
+        words = {"good": "green", "watch": "yellow", "bad": "red", "known": "watched today already"}
+        for name, tone in done.campaigns.items():
+            yield f"{name:24} {words[tone]}"
+        for name, why in done.failed.items():
+            yield f"{name:24} not watched: {why}"
+        yield f"{done.alerts} new alerts, {len(done.stopped)} paused, {len(done.proposed)} winners proposed"
+
+    answer(done.to_json(), as_json, lines)
+
+
+@click.command("tree")
+@click.option("--week", help="The Monday of a week; without it, the newest whole one.")
+@click.option("--against", type=click.Choice(["previous", "year"]), default="previous", show_default=True)
+@json_option
+def show(week: str | None, against: str, as_json: bool) -> None:
+    """The metrics tree of a week, what moved it, and what is out of line."""
+    settings, _ = open_installation()
+    moment = now(settings)
+    last = _week(week) if week else tree_scan.last_whole(moment, settings.zone)
+    weeks = tree_scan.series(open_engine(settings), last, settings.zone, moment)
+    before, after = weeks[-53 if against == "year" else -2], weeks[-1]
+    basis = tree.basis_of((before, after))
+    change = tree.change_of(before, after, deep=True, basis=basis)
+    found = tree_alerts.anomalies(weeks, moment, settings.zone)
+    nodes = {
+        name: {"before": before.node(name, basis), "after": after.node(name, basis)} for name in tree.NODES
+    }
+    value: dict[str, Any] = {
+        "week": after.start,
+        "against": before.start,
+        "basis": basis,
+        "nodes": nodes,
+        "change": {
+            "gmv": change.change,
+            "method": change.method,
+            "parts": {factor.name: factor.part for factor in change.factors},
+        },
+        "anomalies": [{**asdict(one), "score": one.score} for one in found],
+    }
+
+    def lines() -> Iterator[str]:
+        yield f"Week from {after.start} against {before.start}; visitors are {basis}; money in minor units"
+        for name, pair in nodes.items():
+            part = value["change"]["parts"].get(name)
+            tail = "" if part is None else f"   {part:+,.0f} of the change"
+            yield f"{name:18} {_plain(pair['before']):>16} → {_plain(pair['after']):>16}{tail}"
+        for one in found:
+            usual = f"{one.expected:,.4g} ({one.low:,.4g} to {one.high:,.4g})"
+            yield f"! {one.node}: {one.after:,.4g}, expected {usual}"
+
+    answer(value, as_json, lines)
+
+
+def _week(text: str) -> date:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(f"“{text}” is not a date; write a Monday like 2026-03-02.") from None
+    if day.weekday():
+        nearest = day - timedelta(days=day.weekday())
+        raise InvalidInput(f"{day} is no Monday; its week begins on {nearest}.")
+    return day
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.4f}".rstrip("0").rstrip(".")

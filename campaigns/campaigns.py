@@ -1,12 +1,14 @@
 """Campaigns and their way: draft → pending → approved → running → finished; paused, archived.
 
-Only a draft or a rejected campaign is edited; who wrote it does not approve it; every step is an
-audit row. Whatever changes state does so under the campaign's row lock.
+Only a draft or a rejected campaign is edited; who wrote it does not approve it; a finished one runs again
+once somebody else than who asked for it approves; every step is an audit row. Whatever changes state does
+so under the campaign's row lock.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,6 +42,7 @@ _DONE = {
     "pause": "paused",
     "resume": "resumed",
     "archive": "archived",
+    "run_again": "run again",
 }
 STOP_BATCH = 1000
 """To-do rows of refused runs that one call takes."""
@@ -119,6 +122,10 @@ def update(
 ) -> None:
     """Change a campaign that is not approved yet; it becomes a draft again."""
     _need(campaign, (DRAFT, PENDING), "edited")
+    if campaign.again_key is not None:
+        raise Conflict(
+            f"“{campaign.title}” waits to run again as it was. To change it, make a new campaign of it."
+        )
     _check(session, title, spec, budget_minor)
     campaign.title, campaign.spec, campaign.budget_minor = title.strip(), spec.to_json(), budget_minor
     campaign.scheduled_at, campaign.state, campaign.updated_at = scheduled_at, DRAFT, now
@@ -192,17 +199,54 @@ def submit(session: Session, campaign: Campaign, by: str, now: datetime) -> None
 
 
 def reject(session: Session, campaign: Campaign, by: str, now: datetime, why: str = "") -> None:
-    """Send a campaign back to its author."""
-    _move(session, campaign, (PENDING, APPROVED), DRAFT, "reject", by, now, {"why": why})
-    campaign.approved_by = campaign.approved_at = None
+    """Send a campaign back to its author; one that was to run again stays finished."""
+    # Locked before it is asked which of both it is.
+    session.flush()
+    session.refresh(campaign, with_for_update=True)
+    state = DRAFT if campaign.again_key is None else FINISHED
+    _move(session, campaign, (PENDING, APPROVED), state, "reject", by, now, {"why": why})
+    campaign.approved_by = campaign.approved_at = campaign.again_by = campaign.again_key = None
 
 
 def approve(session: Session, campaign: Campaign, by: str, now: datetime, *, alone: bool = False) -> None:
-    """Let a campaign run. Its author cannot, unless ``alone``: there is nobody else who could."""
-    if by == campaign.created_by and not alone:
-        raise Conflict("A campaign is approved by somebody else than its author.")
+    """Let a campaign run. Its author, or who asked for it to run again, cannot, unless ``alone``: there is
+    nobody else who could."""
+    if by == asked_by(campaign) and not alone:
+        raise Conflict(
+            "A campaign is approved by somebody else than its author or who wants it to run again."
+        )
     _move(session, campaign, (PENDING,), APPROVED, "approve", by, now, {"version": campaign.version})
     campaign.approved_by, campaign.approved_at = by, now
+
+
+def asked_by(campaign: Campaign) -> str:
+    """Who may not approve it: the author, or who asked for it to run again."""
+    return campaign.again_by or campaign.created_by
+
+
+def run_again(
+    session: Session,
+    campaign: Campaign,
+    by: str,
+    now: datetime,
+    *,
+    rest_days: int | None = None,
+    budget_minor: int | None = None,
+    scheduled_at: datetime | None = None,
+) -> None:
+    """Ask for a finished campaign to run once more, as it is; somebody else approves it.
+
+    ``rest_days``: whoever it reached in so many days is left out; ``budget_minor``: for all runs together.
+    The run has a key of its own, by the UTC day of ``now`` and the version. Conflict: it is not finished.
+    """
+    _move(session, campaign, (FINISHED,), PENDING, "run_again", by, now, {"rest_days": rest_days})
+    spec = CampaignSpec.from_json(replace(spec_of(campaign), rest_days=rest_days).to_json())
+    _check(session, campaign.title, spec, budget_minor)
+    campaign.spec, campaign.budget_minor, campaign.scheduled_at = spec.to_json(), budget_minor, scheduled_at
+    campaign.version += 1
+    campaign.again_by, campaign.again_key = by, f"{now:%Y-%m-%d}-v{campaign.version}"
+    campaign.approved_by = campaign.approved_at = None
+    session.flush()
 
 
 def pause(session: Session, campaign: Campaign, by: str, now: datetime) -> None:
@@ -284,7 +328,9 @@ def pause_missed(session: Session, now: datetime) -> list[str]:
     since = sa.case(
         (Campaign.updated_at > Campaign.scheduled_at, Campaign.updated_at), else_=Campaign.scheduled_at
     )
-    begun = sa.exists().where(CampaignRun.campaign_id == Campaign.id)
+    begun = sa.exists().where(
+        CampaignRun.campaign_id == Campaign.id, CampaignRun.started_at >= Campaign.approved_at
+    )
     missed = session.scalars(
         sa.select(Campaign)
         .where(Campaign.state == APPROVED, since <= now - LATE, ~begun)

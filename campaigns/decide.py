@@ -1,6 +1,6 @@
 """Who gets what, and why the others do not: pure, over Arrow tables, a row a candidate.
 
-Order: eligible (excluded, erased, address, consent, suppression, pause, caps, coupon already held) →
+Order: eligible (excluded, resting, erased, address, consent, suppression, pause, caps, coupon already held) →
 global control group → limits of the whole (budget, codes left) → holdout → variant → channel.
 Eligibility comes before randomisation, so that the arms differ by chance alone; and a limit that
 is reached ends the campaign for everybody after that candidate, held out or not, so that it
@@ -24,9 +24,14 @@ from experiments.assignment import assign
 EXCLUDED, ERASED, NO_ADDRESS, NO_CONSENT = "excluded", "erased", "no_address", "no_consent"
 SUPPRESSED, CAPPED, COUPON_LIMIT, CONTROL = "suppressed", "capped", "coupon_limit", "control"
 PAUSED, PREFERENCE_CAP = "paused", "preference_cap"
+RESTING = "resting"
 BUDGET, COUPONS_USED_UP, UNDONE = "budget", "coupons_used_up", "undone"
 REASONS: dict[str, tuple[str, str]] = {
     EXCLUDED: ("in a segment that this campaign leaves out", "属于被排除的人群"),
+    RESTING: (
+        "reached by an earlier run of this campaign, and resting",
+        "近期的执行已覆盖该会员，处于间隔期",
+    ),
     ERASED: ("erased", "已注销"),
     NO_ADDRESS: ("has no address on any of the channels", "没有可用的联系方式"),
     NO_CONSENT: ("has not consented to marketing", "未授权接收营销消息"),
@@ -77,6 +82,10 @@ class Plan:
     """Of ``experiments.control``: who is in the control group changes every quarter."""
     message_cost: Mapping[str, int]
     cap: int | None = None
+    rests: bool = False
+    """Whether candidates come with ``resting``: an earlier run reached them too lately."""
+    sticky: bool = False
+    """Whether candidates come with ``assigned``, the arm that they have already and keep."""
 
 
 @dataclass
@@ -110,6 +119,8 @@ def candidate_schema(plan: Plan) -> pa.Schema:
             ("external_id", pa.string()),
             ("excluded", pa.bool_()),
             ("recent", pa.int64()),
+            *([("resting", pa.bool_())] if plan.rests else []),
+            *([("assigned", pa.string())] if plan.sticky else []),
             *((f"refusal_{channel}", pa.string()) for channel in plan.channels),
             *((f"held_{batch}", pa.int64()) for batch in limited_batches(plan)),
         ]
@@ -138,6 +149,8 @@ def decide(candidates: pa.Table, plan: Plan, left: Left) -> tuple[pa.Table, Left
     index = np.array(chosen.dictionary_encode().indices.fill_null(0)) if number else np.zeros(0, np.int64)
     order = chosen.dictionary_encode().dictionary.to_pylist() if number else []
     arm = np.array([list(arm_names).index(name) for name in order] or [0], dtype=np.int64)[index]
+    if plan.sticky:
+        _keep(candidates["assigned"].combine_chunks(), held, arm, plan)
     channel, fallback = _channels(candidates, plan, arm)
     reason[(reason == None) & (channel < 0)] = NO_ADDRESS  # noqa: E711 - the variant has no template for it
     in_control, _ = control.groups(ids, plan.control_share, plan.control_quarter)
@@ -162,6 +175,14 @@ def decide(candidates: pa.Table, plan: Plan, left: Left) -> tuple[pa.Table, Left
         ],
         schema=DECISIONS,
     ), left
+
+
+def _keep(assigned: pa.Array, held: npt.NDArray[np.bool_], arm: npt.NDArray[np.int64], plan: Plan) -> None:
+    """Whoever has an arm keeps it, whatever their id hashes to now; an arm that is no more binds nobody."""
+    held |= _in_arm(assigned, HOLDOUT)
+    for number, one in enumerate(plan.arms):
+        here = _in_arm(assigned, one.name)
+        arm[here], held[here] = number, False
 
 
 def _split(name: str, share: float) -> list[tuple[str, float]]:
@@ -194,6 +215,8 @@ def _ineligible(candidates: pa.Table, plan: Plan) -> Reasons:
         _put(reason, np.array(candidates[f"held_{batch}"]) >= limit, COUPON_LIMIT)
     if plan.cap is not None:
         _put(reason, np.array(candidates["recent"]) >= plan.cap, CAPPED)
+    if plan.rests:
+        reason[np.array(candidates["resting"], dtype=bool)] = RESTING
     reason[np.array(candidates["excluded"], dtype=bool)] = EXCLUDED
     return reason
 

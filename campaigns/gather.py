@@ -9,22 +9,33 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from campaigns.decide import Plan, candidate_schema, limited_batches
-from campaigns.spec import CampaignSpec
+from campaigns import campaigns
+from campaigns.decide import CONTROL, Plan, candidate_schema, limited_batches
+from campaigns.models import Campaign, CampaignRun, Decision
+from campaigns.spec import HOLDOUT, CampaignSpec
 from channels import caps, consent, preferences
 from channels.models import Message
 from core.db import among, lock_rows
 from core.models import Member
+from experiments.models import Assignment
 from loyalty.models import Coupon
 
 
 def gather(
-    session: Session, plan: Plan, spec: CampaignSpec, audience: pa.Table, now: datetime, *, lock: bool
+    session: Session,
+    plan: Plan,
+    spec: CampaignSpec,
+    audience: pa.Table,
+    now: datetime,
+    *,
+    lock: bool,
+    campaign: Campaign | None = None,
 ) -> pa.Table:
     """The batch's candidates. ``audience`` has member_id, external_id, excluded, by member id.
 
     With ``lock`` (a run, not a simulation) the members' rows are locked first where a limit per
-    member is counted: two campaigns at once would each see room for their message.
+    member is counted: two campaigns at once would each see room for their message. ``campaign``: whose
+    earlier runs are asked, where the plan rests members or keeps their arms.
     """
     ids: list[int] = audience["member_id"].to_pylist()
     rules, wishes = caps.load(session), preferences.wishes(session, ids)
@@ -39,6 +50,12 @@ def gather(
             _recent(session, spec, ids, now) if plan.cap is not None else [0] * len(ids), pa.int64()
         ),
     }
+    if campaign is not None and plan.rests:
+        reached = _reached(session, campaign.id, spec.rest_days or 0, ids, now)
+        columns["resting"] = pa.array([member in reached for member in ids], pa.bool_())
+    if campaign is not None and plan.sticky:
+        arms = _arms(session, campaign.experiment_id, ids)
+        columns["assigned"] = pa.array([arms.get(member) for member in ids], pa.string())
     usage = caps.count(session, rules, ids, now, queued=True) if counted else caps.Usage(rules)
     for channel in plan.channels:
         refused = consent.refusals(session, ids, channel, consent.MARKETING)
@@ -75,6 +92,30 @@ def _recent(session: Session, spec: CampaignSpec, ids: Sequence[int], now: datet
     )
     found: dict[int, int] = dict(session.execute(query).all())
     return [found.get(member, 0) for member in ids]
+
+
+def _reached(session: Session, campaign_id: int, days: int, ids: Sequence[int], now: datetime) -> set[int]:
+    """Whom runs of the campaign decided to send to in so many days, and their like who were held out or in
+    the control group: were these not to rest too, the next run's arms would differ by more than chance."""
+    query = (
+        sa.select(Decision.member_id)
+        .join(CampaignRun, CampaignRun.id == Decision.run_id)
+        .where(
+            CampaignRun.campaign_id == campaign_id,
+            CampaignRun.state != campaigns.UNDONE,
+            among(session, Decision.member_id, ids),
+            Decision.at > now - timedelta(days=days),
+            sa.or_(Decision.reason.is_(None), Decision.reason.in_((HOLDOUT, CONTROL))),
+        )
+    )
+    return set(session.scalars(query))
+
+
+def _arms(session: Session, experiment_id: int | None, ids: Sequence[int]) -> dict[int, str]:
+    query = sa.select(Assignment.member_id, Assignment.arm).where(
+        Assignment.experiment_id == experiment_id, among(session, Assignment.member_id, ids)
+    )
+    return dict(session.execute(query).all())
 
 
 def _held(session: Session, batch: int, ids: Sequence[int]) -> dict[int, int]:

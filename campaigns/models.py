@@ -31,6 +31,10 @@ class Campaign(Base):
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
     approved_by: Mapped[str | None] = mapped_column(sa.String(200))
     approved_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    again_by: Mapped[str | None] = mapped_column(sa.String(200))
+    """Who asked for the campaign to run once more; None: nobody, or it was refused or undone."""
+    again_key: Mapped[str | None] = mapped_column(sa.String(60))
+    """``run_key`` of that run: the day on which it was asked for, and the version."""
 
 
 class CampaignRun(Base):

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from campaigns.decide import ArmPlan, Left, Plan
+from campaigns import campaigns
+from campaigns.decide import ArmPlan, Counts, Left, Plan
 from campaigns.models import Campaign, CampaignRun
 from campaigns.spec import CampaignSpec
 from channels.models import Template, TemplateContent
@@ -57,8 +58,10 @@ class Ready:
         return {arm.name: (arm.batch_id is not None, self.points[arm.name]) for arm in self.plan.arms}
 
 
-def make_ready(session: Session, campaign: Campaign, spec: CampaignSpec, as_of: datetime) -> Ready:
-    """Look up everything the spec names. Raises InvalidInput where something is gone."""
+def make_ready(
+    session: Session, campaign: Campaign, spec: CampaignSpec, as_of: datetime, *, again: bool = False
+) -> Ready:
+    """Look up everything the spec names. ``again``: earlier runs count. InvalidInput: something is gone."""
     wanted = {name for variant in spec.variants for name in variant.templates.values()}
     rows = session.execute(
         sa.select(Template.name, Template.id, Template.version).where(Template.name.in_(wanted))
@@ -93,6 +96,8 @@ def make_ready(session: Session, campaign: Campaign, spec: CampaignSpec, as_of: 
         control_quarter=control_quarter,
         message_cost=spec.message_cost_minor,
         cap=spec.cap_messages,
+        rests=again and spec.rest_days is not None,
+        sticky=again and campaign.experiment_id is not None,
     )
     return Ready(
         spec,
@@ -142,6 +147,34 @@ def limits(session: Session, campaign: Campaign, ready: Ready, spent_minor: int,
     budget = None if campaign.budget_minor is None else campaign.budget_minor - spent_minor
     left = {batch_id: int(codes or 0) for batch_id, codes in session.execute(query)} if ids else {}
     return Left(budget, left)
+
+
+def spent(counts: Counts, ready: Ready) -> int:
+    """What decisions may cost, in minor units."""
+    messages = sum(
+        number * ready.plan.message_cost.get(channel, 0) for channel, number in counts.sent.items()
+    )
+    offers = {arm.name: arm.offer_cost for arm in ready.plan.arms}
+    return messages + sum(number * offers[arm] for arm, number in counts.variants.items())
+
+
+def spent_before(session: Session, campaign: Campaign, run_id: int | None = None) -> int:
+    """What the campaign's earlier runs may have cost: the budget is one for all of them. 0 without a budget.
+
+    ``run_id``: the run under way, which is not counted; runs that were taken back cost nothing.
+    """
+    if campaign.budget_minor is None:
+        return 0
+    query = sa.select(CampaignRun).where(
+        CampaignRun.campaign_id == campaign.id, CampaignRun.state != campaigns.UNDONE
+    )
+    runs = session.scalars(query if run_id is None else query.where(CampaignRun.id != run_id))
+    return sum(
+        spent(
+            Counts(**one.counts), make_ready(session, campaign, CampaignSpec.from_json(one.spec), one.as_of)
+        )
+        for one in runs
+    )
 
 
 def evaluate_audience(

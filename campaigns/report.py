@@ -8,7 +8,7 @@ the replica has them now; nothing an experiment did can be one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,14 +17,15 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from campaigns import rollout
 from campaigns.models import Campaign, CampaignRun, Decision
 from campaigns.roi import Interval, Payback, Roi, payback
 from core.errors import Conflict, NotFound
 from core.facts import MEMBERS, ORDERS
 from core.warehouse.engine import DuckEngine, Stored
-from experiments import planning, readout, readout_measure
+from experiments import planning, readout, readout_guardrails, readout_measure
 from experiments.assignment import assigned
-from experiments.experiments import VISITOR
+from experiments.experiments import VISITOR, check_comparable
 from experiments.models import Assignment, Experiment, Exposure
 from experiments.moments import ArmMoments
 from experiments.readout import Known, ReadOut
@@ -81,8 +82,9 @@ def known(session: Session, experiment: Experiment, as_of: datetime, subject: st
 def shared(session: Session, experiment_id: int) -> int | None:
     """Members whom runs of the campaign treated as another arm than the one they count in; None where the
     experiment is no campaign's: an exposure is stored once."""
-    mine = sa.select(Campaign.id).where(Campaign.experiment_id == experiment_id)
-    if session.scalar(mine.limit(1)) is None:
+    campaign = rollout.owner(session, experiment_id)
+    experiment = session.get(Experiment, experiment_id)
+    if campaign is None or experiment is None:
         return None
     query = (
         sa.select(sa.func.count(Decision.member_id.distinct()))
@@ -92,7 +94,13 @@ def shared(session: Session, experiment_id: int) -> int | None:
             Assignment,
             sa.and_(Assignment.member_id == Decision.member_id, Assignment.experiment_id == experiment_id),
         )
-        .where(CampaignRun.campaign_id.in_(mine), Decision.arm.is_not(None), Decision.arm != Assignment.arm)
+        .where(
+            CampaignRun.campaign_id == campaign.id,
+            # Runs of before a roll-out were another experiment's.
+            CampaignRun.started_at >= experiment.created_at,
+            Decision.arm.is_not(None),
+            Decision.arm != Assignment.arm,
+        )
     )
     return int(session.scalar(query) or 0)
 
@@ -106,15 +114,20 @@ def of_shop(
     as_of: datetime,
     currency: str,
 ) -> readout_measure.Measured:
-    """The read-out of an experiment that is no campaign's; of visitors, without orders here, the split."""
+    """The read-out of an experiment that is no campaign's; of visitors, without orders here, the split.
+
+    Conflict: a bandit's, whose weights changed.
+    """
+    check_comparable(experiment)
     weights = {arm["name"]: float(arm["weight"]) for arm in experiment.arms}
     if experiment.unit == VISITOR:
         return readout_measure.Measured(_visitors(session, experiment, weights, currency), None)
     wanted = readout_measure.Wanted(weights, experiment.control, window_days, as_of, currency=currency)
     assignments = with_dimensions(session, engine, assigned(session, experiment.id))
-    return readout_measure.measure(
-        engine, assignments, wanted, known(session, experiment, as_of, f"experiment:{experiment.name}")
-    )
+    subject = f"experiment:{experiment.name}"
+    found = readout_measure.measure(engine, assignments, wanted, known(session, experiment, as_of, subject))
+    guarded = readout_guardrails.evaluate(session, engine, assignments, subject, experiment.control, as_of)
+    return replace(found, readout=replace(found.readout, guardrails=guarded))
 
 
 def _visitors(
@@ -141,8 +154,7 @@ def by_name(session: Session, name: str) -> tuple[Experiment, Campaign | None]:
     experiment = session.scalar(sa.select(Experiment).where(Experiment.name == name))
     if experiment is None:
         raise NotFound(f"There is no experiment or campaign “{name}”; `huiliu campaigns list` shows them.")
-    owner = session.scalar(sa.select(Campaign).where(Campaign.experiment_id == experiment.id))
-    return experiment, owner
+    return experiment, rollout.owner(session, experiment.id)
 
 
 def paybacks(revenue: Timeline | None, money: Mapping[str, Roi], margin: float) -> dict[str, Payback]:

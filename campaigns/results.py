@@ -6,7 +6,7 @@ moment of the decision on, whatever became of the message.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,7 +24,7 @@ from channels.models import Message
 from core.contacts import CHANNELS
 from core.errors import Conflict
 from core.warehouse.engine import DuckEngine
-from experiments import readout, readout_measure
+from experiments import readout, readout_guardrails, readout_measure
 from experiments.assignment import assigned
 from experiments.models import Experiment, Readout
 from experiments.moments import REVENUE
@@ -72,7 +72,12 @@ def result(
     measured = readout_measure.measure(
         engine, assignments, wanted, report.known(session, experiment, as_of, f"campaign:{campaign.name}")
     )
-    found = measured.readout
+    found = replace(
+        measured.readout,
+        guardrails=readout_guardrails.evaluate(
+            session, engine, assignments, f"campaign:{campaign.name}", experiment.control, as_of
+        ),
+    )
     money = _money(session, campaign, spec, found)
     return CampaignResult(
         found,
@@ -93,7 +98,7 @@ def _money(
     session: Session, campaign: Campaign, spec: CampaignSpec, found: readout.ReadOut
 ) -> dict[str, Roi]:
     """Of every variant that could be compared, by the difference that counts."""
-    costs = costs_by_arm(session, campaign, spec)
+    costs = costs_by_arm(session, campaign, spec, this_experiment=True)
     money: dict[str, Roi] = {}
     for item in found.results:
         total = found.total(item) if item.metric == REVENUE else None
@@ -105,8 +110,23 @@ def _money(
     return money
 
 
-def costs_by_arm(session: Session, campaign: Campaign, spec: CampaignSpec) -> dict[str, Cost]:
-    """What each variant cost so far: messages, redeemed coupons, granted points, its share of the fixed."""
+def _runs_of(session: Session, campaign: Campaign, this_experiment: bool) -> sa.ColumnElement[bool]:
+    """The campaign's runs; since its experiment began, which a roll-out changes, or all of them."""
+    mine = CampaignRun.campaign_id == campaign.id
+    if not this_experiment or campaign.experiment_id is None:
+        return mine
+    began = session.get_one(Experiment, campaign.experiment_id).created_at
+    return sa.and_(mine, CampaignRun.started_at >= began)
+
+
+def costs_by_arm(
+    session: Session, campaign: Campaign, spec: CampaignSpec, *, this_experiment: bool = False
+) -> dict[str, Cost]:
+    """What each variant cost so far: messages, redeemed coupons, granted points, its share of the fixed.
+
+    ``this_experiment``: without the runs of before a roll-out, whose members are another experiment's.
+    """
+    runs = _runs_of(session, campaign, this_experiment)
     sent: dict[str, dict[str, int]] = {}
     query = (
         sa.select(Decision.arm, Message.channel, sa.func.count())
@@ -116,7 +136,7 @@ def costs_by_arm(session: Session, campaign: Campaign, spec: CampaignSpec) -> di
             sa.and_(Message.source_id == Decision.run_id, Message.member_id == Decision.member_id),
         )
         .where(
-            CampaignRun.campaign_id == campaign.id,
+            runs,
             Message.source_kind == "run",
             Message.sent_at.is_not(None),
             Decision.reason.is_(None),
@@ -125,11 +145,11 @@ def costs_by_arm(session: Session, campaign: Campaign, spec: CampaignSpec) -> di
     )
     for arm, channel, number in session.execute(query):
         sent.setdefault(str(arm), {})[channel] = number
-    redeemed = _redeemed(session, campaign)
+    redeemed = _redeemed(session, runs)
     decided = session.execute(
         sa.select(Decision.arm, sa.func.count(), sa.func.sum(Decision.points))
         .join(CampaignRun, CampaignRun.id == Decision.run_id)
-        .where(CampaignRun.campaign_id == campaign.id, Decision.reason.is_(None))
+        .where(runs, Decision.reason.is_(None))
         .group_by(Decision.arm)
     ).all()
     everybody = sum(number for _, number, _ in decided)
@@ -147,7 +167,7 @@ def costs_by_arm(session: Session, campaign: Campaign, spec: CampaignSpec) -> di
     }
 
 
-def _redeemed(session: Session, campaign: Campaign) -> dict[str, dict[str, tuple[int, float]]]:
+def _redeemed(session: Session, runs: sa.ColumnElement[bool]) -> dict[str, dict[str, tuple[int, float]]]:
     """arm → batch → (discounts given, the shop's share)."""
     query = (
         sa.select(
@@ -160,7 +180,7 @@ def _redeemed(session: Session, campaign: Campaign) -> dict[str, dict[str, tuple
         .join(Coupon, Coupon.code == Decision.coupon_code)
         .join(CouponBatch, CouponBatch.id == Coupon.batch_id)
         .join(Redemption, sa.and_(Redemption.coupon_id == Coupon.id, Redemption.rolled_back_at.is_(None)))
-        .where(CampaignRun.campaign_id == campaign.id)
+        .where(runs)
         .group_by(Decision.arm, CouponBatch.name)
     )
     found: dict[str, dict[str, tuple[int, float]]] = {}

@@ -25,6 +25,7 @@ from core import audit
 from core.db import bulk_insert
 from core.errors import Conflict, InvalidInput, NotFound
 from experiments import assignment
+from experiments.models import Assignment
 from experiments.moments import CONVERTED, ORDERS, REVENUE, ArmMoments
 from experiments.stats import sequential
 from experiments.stats.estimate import Estimate
@@ -154,11 +155,39 @@ def approve(session: Session, rollout_id: int, by: str, now: datetime, *, alone:
             now=now,
         ).id
     campaign.updated_at = now
+    if campaign.state == campaigns.PENDING:  # who approves its next run looks at what it is now
+        campaign.version += 1
     row.state, row.decided_by, row.decided_at = APPROVED, by, now
     detail = {"arm": row.arm, "before": row.before, "experiment": row.experiment_id}
     audit.record(session, by, "roll_out", "campaign", campaign.name, now, detail)
     session.flush()
     return campaign
+
+
+def measured(session: Session, campaign: Campaign) -> int | None:
+    """The experiment that says most about a campaign now: its own once somebody is in it, else the one
+    whose winner was rolled out."""
+    query = sa.select(Assignment.member_id).where(Assignment.experiment_id == campaign.experiment_id)
+    if campaign.experiment_id is not None and session.scalar(query.limit(1)) is not None:
+        return campaign.experiment_id
+    older = session.scalar(
+        sa.select(Rollout.experiment_id)
+        .where(Rollout.campaign_id == campaign.id, Rollout.state == APPROVED)
+        .order_by(Rollout.id.desc())
+        .limit(1)
+    )
+    return campaign.experiment_id if older is None else older
+
+
+def owner(session: Session, experiment_id: int) -> Campaign | None:
+    """The campaign that an experiment belongs to, or belonged to until its winner was rolled out."""
+    rolled_out = sa.select(Rollout.campaign_id).where(
+        Rollout.experiment_id == experiment_id, Rollout.state == APPROVED
+    )
+    query = sa.select(Campaign).where(
+        sa.or_(Campaign.experiment_id == experiment_id, Campaign.id.in_(rolled_out))
+    )
+    return session.scalars(query.limit(1)).first()
 
 
 def reject(session: Session, rollout_id: int, by: str, now: datetime, why: str = "") -> Campaign:

@@ -8,7 +8,7 @@ and goes on behind them. A candidate has one decision a run, by primary key.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -52,21 +52,33 @@ class Simulation:
 
 
 def simulate(
-    database: Database, engine: DuckEngine, settings: Settings, name: str, now: datetime
+    database: Database,
+    engine: DuckEngine,
+    settings: Settings,
+    name: str,
+    now: datetime,
+    *,
+    rest_days: int | None = None,
 ) -> Simulation:
-    """Decide about everybody and write nothing. The numbers are those that a run now would have."""
+    """Decide about everybody and write nothing. The numbers are those that a run now would have.
+
+    A finished campaign is simulated as one that runs again, with ``rest_days`` of its choice.
+    """
     engine.replica.sync(database)
     counts, samples = Counts(), []
     with database.read() as session:
         campaign = campaigns.by_name(session, name)
         spec = campaigns.spec_of(campaign)
-        ready = plan.make_ready(session, campaign, spec, now)
+        over = campaign.state == campaigns.FINISHED
+        if over:
+            spec = replace(spec, rest_days=rest_days)
+        ready = plan.make_ready(session, campaign, spec, now, again=over or campaign.again_key is not None)
         audience = plan.evaluate_audience(session, engine, settings, spec, now)
-        left = plan.limits(session, campaign, ready, 0, lock=False)
+        left = plan.limits(session, campaign, ready, plan.spent_before(session, campaign), lock=False)
         for start in range(0, audience.num_rows, settings.batch_size):
             batch = audience.slice(start, settings.batch_size)
             with paused():
-                candidates = gather(session, ready.plan, spec, batch, now, lock=False)
+                candidates = gather(session, ready.plan, spec, batch, now, lock=False, campaign=campaign)
                 decided, left = decide(candidates, ready.plan, left)
             counts.add(decided, ready.offers)
             samples.append(decided)
@@ -98,7 +110,7 @@ def run(
 ) -> Counts:
     """Run an approved campaign, or go on with a run that was interrupted. Answers its counts.
 
-    ``run_key`` names the run (default: the campaign's version, so that an approval runs once);
+    ``run_key`` names the run (default: :func:`run_key_of`, so that an approval runs once);
     the same key again continues or, when it is finished, answers its counts and does nothing.
     """
     engine.replica.sync(database)
@@ -109,7 +121,10 @@ def run(
     with database.read() as session:
         spec = CampaignSpec.from_json(started.spec)
         audience = plan.audience_of_run(session, engine, settings, started, spec)
-        ready = plan.make_ready(session, campaigns.by_name(session, name), spec, started.as_of)
+        campaign = campaigns.by_name(session, name)
+        again = campaign.again_key is not None
+        ready = plan.make_ready(session, campaign, spec, started.as_of, again=again)
+        before = plan.spent_before(session, campaign, started.id)
     ids = np.array(audience["member_id"])
     done = int(np.searchsorted(ids, started.cursor, side="right"))
     while True:
@@ -126,7 +141,7 @@ def run(
             done = min(place + settings.batch_size, len(ids))
             if place < len(ids):
                 batch = audience.slice(place, settings.batch_size)
-                _write_batch(session, campaign, current, ready, batch, products)
+                _write_batch(session, campaign, current, ready, batch, products, before)
             if done == len(ids):
                 _finish(campaign, current, now)
         progress(done, len(ids))  # outside the transaction: whoever listens may write too
@@ -136,9 +151,14 @@ def run(
         return Counts(**session.get_one(CampaignRun, started.id).counts)
 
 
+def run_key_of(campaign: Campaign) -> str:
+    """The key of the run that the last approval is for: of the version, or of the asking to run again."""
+    return campaign.again_key or f"v{campaign.version}"
+
+
 def _start(session: Session, name: str, run_key: str | None, now: datetime) -> CampaignRun:
     campaign = campaigns.by_name(session, name, lock=True)
-    key = run_key or f"v{campaign.version}"
+    key = run_key or run_key_of(campaign)
     query = sa.select(CampaignRun).where(CampaignRun.campaign_id == campaign.id, CampaignRun.run_key == key)
     found = session.scalars(query).first()
     if found is not None and found.state == campaigns.FINISHED:
@@ -204,12 +224,14 @@ def _write_batch(
     ready: Ready,
     audience: pa.Table,
     products: Products,
+    before: int,
 ) -> None:
-    """Decide about a batch and write all of it. ``now`` is the run's, also after a restart."""
+    """Decide about a batch and write all of it. ``now`` is the run's, also after a restart; ``before``: what
+    earlier runs spent of the budget."""
     now = current.as_of
     counts = Counts(**current.counts)
-    candidates = gather(session, ready.plan, ready.spec, audience, now, lock=True)
-    left = plan.limits(session, campaign, ready, _spent(counts, ready), lock=True)
+    candidates = gather(session, ready.plan, ready.spec, audience, now, lock=True, campaign=campaign)
+    left = plan.limits(session, campaign, ready, before + plan.spent(counts, ready), lock=True)
     left.stopped = next((why for why in (BUDGET, COUPONS_USED_UP) if why in counts.skipped), None)
     decided, _ = decide(candidates, ready.plan, left)
     sends = decided.filter(pc.is_null(decided["reason"])).to_pylist()
@@ -224,15 +246,6 @@ def _write_batch(
     current.counts = counts.to_json()
     current.candidates = counts.candidates
     current.cursor = audience["member_id"][-1].as_py()
-
-
-def _spent(counts: Counts, ready: Ready) -> int:
-    """What the decisions so far may cost, in minor units."""
-    messages = sum(
-        number * ready.plan.message_cost.get(channel, 0) for channel, number in counts.sent.items()
-    )
-    offers = {arm.name: arm.offer_cost for arm in ready.plan.arms}
-    return messages + sum(number * offers[arm] for arm, number in counts.variants.items())
 
 
 Rows = list[dict[str, Any]]

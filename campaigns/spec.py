@@ -51,6 +51,8 @@ class CampaignSpec:
     window_days: int = 14
     cap_messages: int | None = None
     cap_days: int = 7
+    rest_days: int | None = None
+    """When it runs again, whoever it reached in so many days rests, sent to or held out; None: nobody."""
     quiet_hours: dict[str, str] | None = field(default_factory=lambda: dict(DEFAULT_QUIET_HOURS))
     """{start, end, mode}: "21:00", "08:00", "defer" | "drop"; None: at any hour."""
     expires_hours: int = 72
@@ -162,6 +164,8 @@ def _check_numbers(spec: CampaignSpec) -> None:
     _number(spec.margin, "margin", 0, 1)
     _number(spec.point_value_minor, "point_value_minor", 0, 1_000_000)
     _number(spec.fixed_cost_minor, "fixed_cost_minor", 0, 10**12)
+    if spec.rest_days is not None:
+        _number(spec.rest_days, "rest_days", 1, 365)
     if spec.cap_messages is not None:
         _number(spec.cap_messages, "cap_messages", 1, 1000)
     if spec.metric not in METRICS:

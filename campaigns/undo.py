@@ -81,9 +81,10 @@ def undo(session: Session, campaign: Campaign, by: str, now: datetime) -> Campai
         .values(reason=UNDONE, coupon_code=None, points=0)
     )
     run.state, run.finished_at = campaigns.UNDONE, now
-    # A new version, so that its next approval is a run of its own.
-    campaign.state, campaign.version, campaign.updated_at = campaigns.DRAFT, campaign.version + 1, now
-    campaign.approved_by = campaign.approved_at = None
+    # A new version, so that its next approval is a run of its own. Earlier runs stay: it is finished again.
+    state = campaigns.DRAFT if campaign.again_key is None else campaigns.FINISHED
+    campaign.state, campaign.version, campaign.updated_at = state, campaign.version + 1, now
+    campaign.approved_by = campaign.approved_at = campaign.again_by = campaign.again_key = None
     audit.record(
         session, by, "undo", "campaign", campaign.name, now, {"run": run.id, "members": len(sent_to)}
     )

@@ -147,6 +147,20 @@ def _record(session: Session, action: str, row: Metric, by: str, now: datetime) 
     audit.record(session, by, action, OBJECT, row.name, now, {"version": row.version, "spec": row.spec})
 
 
+def spec_at(session: Session, name: str, version: int) -> MetricSpec | None:
+    """A metric as that version defined it (0: the ready-made one), also where it has changed or is archived
+    since; None where nobody knows it any more."""
+    if version == 0:
+        return next((spec for spec in BUILT_IN if spec.name == name), None)
+    row = session.scalar(sa.select(Metric).where(Metric.name == name))
+    if row is not None and row.version == version:
+        return spec_of(row)
+    query = sa.select(AuditEntry.detail).where(AuditEntry.object_type == OBJECT, AuditEntry.object_id == name)
+    details = session.scalars(query.order_by(AuditEntry.id.desc()).limit(MAX_VERSIONS))
+    spec = next((one["spec"] for one in details if one and one.get("version") == version), None)
+    return None if spec is None else metrics.from_json(name, spec)
+
+
 @dataclass(frozen=True)
 class Version:
     """A version of a metric: who made it when, and the fields that it changed (field → before, after)."""

@@ -38,6 +38,12 @@ def name_of(quarter: int) -> str:
     return f"control:{quarter // 4}Q{quarter % 4 + 1}"
 
 
+def quarter_named(name: str) -> int:
+    """The quarter of :func:`name_of`."""
+    year, _, quarter = name.partition(":")[2].partition("Q")
+    return int(year) * 4 + int(quarter) - 1
+
+
 def groups(ids: assignment.Ids, share: float, quarter: int) -> tuple[Mask, Mask]:
     """(in control, in the measured slice) of every id. InvalidInput: a share beyond 0 to 1.
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core import crypto
+from core import audit, crypto
 from core.db import among, bulk_insert
 from core.errors import Conflict, InvalidInput, NotFound
 from core.warehouse.engine import Engine
@@ -28,6 +28,12 @@ from experiments.assignment import Arm
 from experiments.models import Assignment, Experiment, Exposure
 
 SHOP = "shop"
+FIXED, BANDIT = "fixed", "bandit"
+GOALS = ("revenue", "converted")
+"""What a bandit may maximise, a member."""
+DEFAULT_FLOOR, DEFAULT_WINDOW_DAYS = 0.05, 14
+"""Of a bandit: the least weight of an arm, and the days of each member that count."""
+MAX_ABOUT = 500
 MEMBER, VISITOR = "member", "visitor"
 DRAFT, RUNNING, STOPPED = "draft", "running", "stopped"
 ASSIGNED, COVERAGE, LAYER, CONTROL = "assigned", "coverage", "layer", "control"
@@ -36,6 +42,8 @@ WHY = (ASSIGNED, COVERAGE, LAYER, CONTROL, NOT_RUNNING, NOT_STARTED, ENDED, UNKN
 """Why a unit has an arm, or has none."""
 MAX_UNITS = 1_000
 """Units of one question."""
+OBJECT = "experiment"
+"""In the audit trail."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +57,24 @@ class Layer:
 
 @dataclass(frozen=True)
 class Split:
-    """All that decides a unit's arm."""
+    """All that decides a unit's arm. ``cover_seed``: who takes part is drawn by a hash of its own.
+
+    A bandit needs that: where coverage and arm come from one hash, an arm that grows takes in members who
+    came before and were left out, who are not like those that come for the first time.
+    """
 
     seed: str
     arms: tuple[Arm, ...]
     hash_version: int = 2
     coverage: float = 1.0
     layer: Layer | None = None
+    cover_seed: str | None = None
 
     @property
     def ranges(self) -> list[assignment.Range]:
         """Each arm's part of [0, 1)."""
-        return assignment.bucket_ranges([weight for _, weight in self.arms], self.coverage)
+        coverage = self.coverage if self.cover_seed is None else 1.0
+        return assignment.bucket_ranges([weight for _, weight in self.arms], coverage)
 
 
 @dataclass(frozen=True)
@@ -99,19 +113,22 @@ def give(split: Split, units: Sequence[str], left_out: npt.NDArray[np.bool_] | N
     if split.layer is not None:
         inside = assignment.in_namespace_many(units, split.layer.name, split.layer.low, split.layer.high)
     control = np.zeros(len(units), dtype=bool) if left_out is None else left_out
+    covered = np.ones(len(units), dtype=bool)
+    if split.cover_seed is not None:
+        covered = assignment.hash_units(split.cover_seed, units, split.hash_version) < split.coverage
     ranges = split.ranges
 
-    def one(unit: str, place: float, member_of_layer: bool, in_control: bool) -> Given:
+    def one(unit: str, place: float, member_of_layer: bool, in_control: bool, takes_part: bool) -> Given:
         if in_control:
             return Given(unit, None, place, False, CONTROL)
         if not member_of_layer:
             return Given(unit, None, place, False, LAYER)
-        index = assignment.choose(place, ranges)
+        index = assignment.choose(place, ranges) if takes_part else -1
         if index < 0:
             return Given(unit, None, place, False, COVERAGE)
         return Given(unit, split.arms[index][0], place, True, ASSIGNED)
 
-    columns = (places.tolist(), inside.tolist(), control.tolist())
+    columns = (places.tolist(), inside.tolist(), control.tolist(), covered.tolist())
     return [one(*row) for row in zip(units, *columns, strict=True)]
 
 
@@ -126,7 +143,8 @@ def split_of(row: Experiment) -> Split:
     if row.layer is not None and row.layer_low is not None and row.layer_high is not None:
         layer = Layer(row.layer, row.layer_low, row.layer_high)
     arms = tuple((arm["name"], float(arm["weight"])) for arm in row.arms)
-    return Split(row.salt, arms, row.hash_version, row.coverage, layer)
+    cover_seed = f"{row.salt}:cover" if row.allocation == BANDIT else None
+    return Split(row.salt, arms, row.hash_version, row.coverage, layer, cover_seed)
 
 
 def by_name(session: Session, name: str, *, lock: bool = False) -> Experiment:
@@ -140,7 +158,8 @@ def by_name(session: Session, name: str, *, lock: bool = False) -> Experiment:
 
 @dataclass(frozen=True)
 class NewExperiment:
-    """An experiment to be made; without a seed one is drawn."""
+    """An experiment to be made; without a seed one is drawn. ``goal``, ``floor`` and ``window_days`` are a
+    bandit's."""
 
     name: str
     arms: tuple[Arm, ...]
@@ -152,12 +171,26 @@ class NewExperiment:
     layer: Layer | None = None
     starts_at: datetime | None = None
     ends_at: datetime | None = None
+    about: str | None = None
+    allocation: str = FIXED
+    goal: str | None = None
+    floor: float | None = None
+    window_days: int | None = None
+
+    @property
+    def bandit(self) -> tuple[str, float, int] | tuple[None, None, None]:
+        """(goal, floor, window in days) with their defaults; Nones of a fixed allocation."""
+        if self.allocation != BANDIT:
+            return None, None, None
+        floor = DEFAULT_FLOOR if self.floor is None else self.floor
+        return self.goal or GOALS[0], floor, self.window_days or DEFAULT_WINDOW_DAYS
 
 
-def create(session: Session, new: NewExperiment, now: datetime) -> Experiment:
+def create(session: Session, new: NewExperiment, now: datetime, by: str | None = None) -> Experiment:
     """Make a draft; the control arm comes first. The same again answers what is there.
 
-    InvalidInput: what makes no sense. Conflict: the name is taken by another experiment.
+    ``by``: who, for the audit trail. InvalidInput: what makes no sense. Conflict: the name is taken by
+    another experiment.
     """
     if new.control not in {arm for arm, _ in new.arms}:
         raise InvalidInput(f"“{new.control}” is none of the arms; name the control arm.", "control")
@@ -167,24 +200,56 @@ def create(session: Session, new: NewExperiment, now: datetime) -> Experiment:
         raise InvalidInput(f"Units are “{MEMBER}” or “{VISITOR}”.", "unit")
     if new.starts_at and new.ends_at and new.ends_at <= new.starts_at:
         raise InvalidInput("The end comes after the start.", "ends_at")
+    if new.about is not None and len(new.about) > MAX_ABOUT:
+        raise InvalidInput(f"What is tried is told in {MAX_ABOUT} characters at most.", "about")
     arms = tuple(sorted(new.arms, key=lambda arm: arm[0] != new.control))
-    split = Split(new.seed or secrets.token_hex(16), arms, new.hash_version, new.coverage, new.layer)
+    seed = new.seed or secrets.token_hex(16)
+    cover_seed = f"{seed}:cover" if new.allocation == BANDIT else None
+    split = Split(seed, arms, new.hash_version, new.coverage, new.layer, cover_seed)
     check(split)
+    _check_bandit(new)
     layer = (new.layer.name, new.layer.low, new.layer.high) if new.layer else (None, None, None)
     stored = [{"name": name, "weight": weight} for name, weight in arms]
     made = bulk_insert(
         session,
         Experiment.__table__,
         ("name", "salt", "arms", "control", "created_at", "kind", "unit", "hash_version", "coverage",
-         "layer", "layer_low", "layer_high", "status", "starts_at", "ends_at", "version"),
+         "layer", "layer_low", "layer_high", "status", "starts_at", "ends_at", "version", "about",
+         "allocation", "goal", "floor", "window_days"),
         [(new.name, split.seed, stored, new.control, now, SHOP, new.unit, new.hash_version, new.coverage,
-          *layer, DRAFT, new.starts_at, new.ends_at, 1)],
+          *layer, DRAFT, new.starts_at, new.ends_at, 1, new.about, new.allocation, *new.bandit)],
         conflict=["name"],
         returning=["id"],
     )  # fmt: skip
     if made:
+        if by is not None:
+            audit.record(session, by, "create", OBJECT, new.name, now, {"allocation": new.allocation})
         return session.get_one(Experiment, made[0][0])
     return _same(session, new, split)
+
+
+def _check_bandit(new: NewExperiment) -> None:
+    """InvalidInput unless the allocation makes sense."""
+    if new.allocation not in (FIXED, BANDIT):
+        raise InvalidInput(f"The allocation is “{FIXED}” or “{BANDIT}”.", "allocation")
+    if new.allocation == FIXED:
+        named = next((one for one in ("goal", "floor", "window_days") if getattr(new, one) is not None), None)
+        if named:
+            raise InvalidInput("Goal, floor and window are a bandit's; leave them out.", named)
+        return
+    if new.unit != MEMBER:
+        raise InvalidInput("A bandit learns from orders, and visitors have none here; use members.", "unit")
+    goal, floor, days = new.bandit
+    if goal not in GOALS:
+        raise InvalidInput(f"A bandit's goal is one of {', '.join(GOALS)}.", "goal")
+    if floor is None or not 0 < floor * len(new.arms) <= 1:
+        raise InvalidInput(
+            "The least weight of an arm lies above 0, and all of them sum to 1 at most.", "floor"
+        )
+    if any(weight < floor - assignment.WEIGHT_TOLERANCE for _, weight in new.arms):
+        raise InvalidInput("Every arm of a bandit starts at its least weight or above.", "arms")
+    if days is None or not 1 <= days <= moments.MAX_WINDOW_DAYS:
+        raise InvalidInput(f"The window has 1 to {moments.MAX_WINDOW_DAYS} days.", "window_days")
 
 
 def _same(session: Session, new: NewExperiment, split: Split) -> Experiment:
@@ -193,8 +258,11 @@ def _same(session: Session, new: NewExperiment, split: Split) -> Experiment:
     if found is None or found.kind != SHOP:
         raise taken
     there = split_of(found)
-    wanted = split if new.seed else replace(split, seed=there.seed)
-    if (wanted, new.unit, new.control) != (there, found.unit, found.control):
+    wanted = split if new.seed else replace(split, seed=there.seed, cover_seed=there.cover_seed)
+    mine = (new.unit, new.control, new.allocation, new.bandit)
+    if (wanted, *mine) != (
+        there, found.unit, found.control, found.allocation, (found.goal, found.floor, found.window_days)
+    ):  # fmt: skip
         raise taken
     return found
 
@@ -206,11 +274,13 @@ def change(
     status: str | None = None,
     coverage: float | None = None,
     ends_at: datetime | None = None,
+    by: str | None = None,
+    now: datetime | None = None,
 ) -> Experiment:
     """Start, ramp up, end or stop. Each change counts the version up; one that changes nothing does not.
 
-    Conflict: going back (stopped is for good), or a lower coverage while it runs, which would take units
-    out that have seen their arm.
+    ``by`` and ``now``: who and when, for the audit trail. Conflict: going back (stopped is for good), or a
+    lower coverage while it runs, which would take units out that have seen their arm.
     """
     row = by_name(session, name, lock=True)
     order = (DRAFT, RUNNING, STOPPED)
@@ -232,10 +302,23 @@ def change(
         raise InvalidInput("The end comes after the start.", "ends_at")
     changed = (status, wanted, ends_at or row.ends_at)
     if changed != (row.status, row.coverage, row.ends_at):
+        if by is not None and now is not None:
+            audit.record(session, by, _action(row, status), OBJECT, name, now, _told(row, wanted, ends_at))
         row.status, row.coverage, row.ends_at = changed
         row.version += 1
     session.flush()
     return row
+
+
+def _action(row: Experiment, status: str) -> str:
+    if status != row.status:
+        return "experiment.start" if status == RUNNING else "experiment.stop"
+    return "change"
+
+
+def _told(row: Experiment, coverage: float, ends_at: datetime | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"coverage": [row.coverage, coverage]} if coverage != row.coverage else {}
+    return found | ({"ends_at": ends_at.isoformat()} if ends_at is not None else {})
 
 
 def closed(row: Experiment, now: datetime) -> str | None:
@@ -259,6 +342,7 @@ def to_json(row: Experiment, now: datetime) -> dict[str, Any]:
         "seed": split.seed,
         "hash_version": split.hash_version,
         "coverage": split.coverage,
+        "allocation": row.allocation,
         "control": row.control,
         "arms": [
             {"name": name, "weight": weight, "range": list(part)}
@@ -292,6 +376,33 @@ def unseen(
     )
     hashed = set(session.scalars(found))
     return [one for one in inside if hashes[one.unit] not in hashed]
+
+
+def keep_stored(
+    session: Session, row: Experiment, given: Sequence[Given], members: Mapping[str, int]
+) -> list[Given]:
+    """The same units, those of a bandit who have an arm with that one: a changed weight moves nobody.
+
+    Who gets none for another reason than the coverage (the control group, a closed experiment) gets none here
+    either. Of a fixed allocation the arm follows from the split, and nothing is asked.
+    """
+    if row.allocation != BANDIT:
+        return list(given)
+    asked = {
+        members[one.unit]: one.unit
+        for one in given
+        if one.why in (ASSIGNED, COVERAGE) and one.unit in members
+    }
+    query = sa.select(Assignment.member_id, Assignment.arm).where(
+        Assignment.experiment_id == row.id, among(session, Assignment.member_id, asked)
+    )
+    stored = {asked[member_id]: arm for member_id, arm in session.execute(query)} if asked else {}
+    return [
+        replace(one, arm=stored[one.unit], in_experiment=True, why=ASSIGNED)
+        if one.unit in stored and one.why in (ASSIGNED, COVERAGE)
+        else one
+        for one in given
+    ]
 
 
 def log_exposures(
@@ -335,6 +446,7 @@ def read(
         raise Conflict(
             f"The units of “{name}” are visitors, who have no orders here; analyse a file of theirs."
         )
+    check_comparable(row)
     found = moments.scan(engine, assignment.assigned(session, row.id), window_days=window_days, as_of=as_of)
     weights = {arm["name"]: float(arm["weight"]) for arm in row.arms}
     return readout.read_out(found, weights, row.control, currency=currency)
@@ -343,3 +455,12 @@ def read(
 def unit_hash(unit: str) -> str:
     """The keyed hash under which a visitor is stored: the id itself is kept nowhere."""
     return crypto.keyring().blind_index("visitor", unit)
+
+
+def check_comparable(row: Experiment) -> None:
+    """Conflict where the weights changed on the way: arms then differ by when their units came, too."""
+    if row.allocation == BANDIT:
+        raise Conflict(
+            f"The weights of “{row.name}” changed from week to week, so its arms do not compare as they are; "
+            "its page compares them period by period."
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,6 +35,35 @@ class Experiment(Base):
     starts_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     ends_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     version: Mapped[int] = mapped_column(server_default="1")
+    about: Mapped[str | None] = mapped_column(sa.String(500))
+    """What is tried and why, in a sentence."""
+    allocation: Mapped[str] = mapped_column(sa.String(10), server_default="fixed")
+    """``fixed``, or ``bandit``: the weights follow what the arms bring, week by week."""
+    goal: Mapped[str | None] = mapped_column(sa.String(20))
+    """What a bandit maximises, a member: ``revenue`` or ``converted``."""
+    floor: Mapped[float | None]
+    """The least weight of a bandit's arm."""
+    window_days: Mapped[int | None]
+    """Days of each member that a bandit counts."""
+
+
+class BanditWeek(Base):
+    """A bandit's weights from a moment on, and what they were reckoned from. One a week, never changed."""
+
+    __tablename__ = "bandit_weeks"
+    __table_args__ = (sa.UniqueConstraint("experiment_id", "week"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    experiment_id: Mapped[int] = mapped_column(sa.ForeignKey("experiments.id"))
+    week: Mapped[date] = mapped_column(sa.Date)
+    """The Monday of the week, in the shop's zone."""
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    """The moment from which the weights hold."""
+    before: Mapped[dict[str, Any]] = mapped_column(Json)
+    weights: Mapped[dict[str, Any]] = mapped_column(Json)
+    """Arm → weight, before and from then on."""
+    found: Mapped[dict[str, Any]] = mapped_column(Json)
+    """Arm → {n, mean, se}, pooled over the periods of equal weights; empty where nothing could be said."""
 
 
 class Assignment(Base):

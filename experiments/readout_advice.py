@@ -2,7 +2,8 @@
 
 Guarantees: no recommendation where the arms are not split as planned or too small; an arm is recommended only
 where its interval leaves nothing out (and its profit's too, where there is one); an arm that cannot be told
-from the best one is named beside it; who was looked at before is judged by intervals that allow that.
+from the best one is named beside it; who was looked at before is judged by intervals that allow that; an arm
+that broke a planned guardrail is never recommended.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from experiments.moments import REVENUE
-from experiments.readout_form import ReadOut, Result
+from experiments.readout_form import BROKEN, ReadOut, Result
 from experiments.readout_words import METRIC_WORDS, Shower, shown_p, split_p
 from experiments.stats.effect import Effect
 
 SEND, CHOOSE, TEST, STOP, OPEN, NONE = "send", "choose", "test", "stop", "open", "none"
-"""Send it to everyone; several are as good; promising, but not paid for yet; stop; not decided; no word."""
+"""Send it to everyone; several are as good; promising, but not paid for yet; stop, for it costs more than it
+brings or harms what the plan guards; not decided; no word."""
 SURELY = 0.95
 """Chance to be the best from which an arm is recommended alone."""
 Range = tuple[float, float]
@@ -44,6 +46,8 @@ _WORDS = {
         "its cost is open (profit {profit_low} to {profit_high})",
         "cost": "Do not send “{arm}” to everyone: it brought {low} to {high} more {thing}, but cost more "
         "than it earned (profit {profit_low} to {profit_high})",
+        "harm": "Do not send “{arm}” to everyone: it brought {low} to {high} more {thing}, but broke the "
+        "guardrail “{guardrail}”",
         "stop": "Stop “{arm}”: it brought {low} to {high} less {thing}",
         "open": "Not decided yet: the effect of “{arm}” lies between {low} and {high} ({thing}){need}",
         "profit": ", and earned {profit_low} to {profit_high} after all costs",
@@ -68,6 +72,7 @@ _WORDS = {
         "（利润 {profit_low} 至 {profit_high}）",
         "cost": "不建议全量发送“{arm}”：{thing}虽多 {low} 至 {high}，但成本高于收益"
         "（利润 {profit_low} 至 {profit_high}）",
+        "harm": "不建议全量发送“{arm}”：{thing}虽多 {low} 至 {high}，但突破了护栏指标“{guardrail}”",
         "stop": "建议停止“{arm}”：{thing}少 {low} 至 {high}",
         "open": "尚无定论：“{arm}”对{thing}的影响在 {low} 与 {high} 之间{need}",
         "profit": "，扣除全部成本后盈利 {profit_low} 至 {profit_high}",
@@ -144,16 +149,26 @@ def advise(
         return Advice(NONE, (), words["nothing"].format(why=mine[0].refused))
     if size is not None and not size.ok:
         return Advice(NONE, (), words["small"].format(**size.detail))
-    kind, named, text = _judge(arms, _Writer(readout, metric, words, _THINGS[language].get(metric, metric)))
+    write = _Writer(readout, metric, words, _THINGS[language].get(metric, metric))
+    kind, named, text = _judge(_unharmed(arms, readout), arms, write)
     closed = readout.check("windows_closed")
     early = words["early"] if closed is not None and not closed.ok else ""
     return Advice(kind, named, early + text + words["end"])
 
 
-def _judge(arms: list[_Arm], write: _Writer) -> tuple[str, tuple[str, ...], str]:
+def _broken(arm: str, readout: ReadOut) -> list[str]:
+    return [one.metric for one in readout.guardrails if one.arm == arm and one.state == BROKEN]
+
+
+def _unharmed(arms: list[_Arm], readout: ReadOut) -> list[_Arm]:
+    """Those that broke no planned guardrail: the only ones that may be recommended."""
+    return [arm for arm in arms if not _broken(arm.name, readout)]
+
+
+def _judge(fit: list[_Arm], arms: list[_Arm], write: _Writer) -> tuple[str, tuple[str, ...], str]:
     """The clause about the best arm, then those about the others."""
-    paying = sorted((arm for arm in arms if arm.pays), key=_worth, reverse=True)
-    better = sorted((arm for arm in arms if arm.better), key=_worth, reverse=True)
+    paying = sorted((arm for arm in fit if arm.pays), key=_worth, reverse=True)
+    better = sorted((arm for arm in fit if arm.better), key=_worth, reverse=True)
     worse = [arm for arm in arms if arm.worse]
     if paying:
         first = paying[0]
@@ -166,6 +181,11 @@ def _judge(arms: list[_Arm], write: _Writer) -> tuple[str, tuple[str, ...], str]
         first = next((arm for arm in better if not arm.loses), better[0])
         kind, key = (STOP, "cost") if first.loses else (TEST, "test")
         return kind, (first.name,), write(key, first) + _others(arms, (first.name,), write)
+    harmful = sorted((arm for arm in arms if arm.better and arm not in fit), key=_worth, reverse=True)
+    if harmful:
+        first = harmful[0]
+        text = write("harm", first, guardrail="”, “".join(_broken(first.name, write.readout)))
+        return STOP, (first.name,), text + _others(arms, (first.name,), write)
     if worse and len(worse) == len(arms):
         first = min(worse, key=lambda arm: arm.effect.estimate)
         return STOP, (first.name,), write("stop", first) + _others(arms, (first.name,), write)
@@ -198,7 +218,7 @@ class _Writer:
     words: Mapping[str, str]
     thing: str
 
-    def __call__(self, key: str, arm: _Arm, other: str = "") -> str:
+    def __call__(self, key: str, arm: _Arm, other: str = "", guardrail: str = "") -> str:
         low, high = arm.effect.low, arm.effect.high
         if key == "stop":
             low, high = -high, -low
@@ -210,6 +230,7 @@ class _Writer:
         return self.words[key].format(
             arm=arm.name,
             other=other,
+            guardrail=guardrail,
             low=self._number(low),
             high=self._number(high),
             thing=self.thing,

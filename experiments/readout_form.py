@@ -149,6 +149,28 @@ class Dimension:
     breakdowns: list[Breakdown]
 
 
+KEPT, BROKEN, UNSURE = "kept", "broken", "unsure"
+"""Surely within the margin; surely beyond it; neither is sure, or ``refused`` says why nothing is said."""
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A planned guardrail of an arm. Relative to the control's mean: the difference, one-sided bounds at
+    1 − alpha on either side, and the margin that it may lose. ``version``: the metric's, as planned."""
+
+    metric: str
+    version: int
+    arm: str
+    margin: float
+    state: str
+    higher_is_better: bool = True
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    alpha: float | None = None
+    refused: str | None = None
+
+
 @dataclass(frozen=True)
 class ReadOut:
     """Everything a page or a report shows; ``alpha`` is 1 − the level of every interval."""
@@ -167,6 +189,8 @@ class ReadOut:
     covariate_days: int | None = None
     timeline: Timeline | None = None
     dimensions: list[Dimension] = field(default_factory=list)
+    guardrails: list[Guarded] = field(default_factory=list)
+    """Of the plan that binds the experiment; empty: none were planned, or it is of before they were kept."""
 
     @property
     def ok(self) -> bool:
@@ -227,6 +251,7 @@ def from_json(data: Mapping[str, Any]) -> ReadOut:
     parts["results"] = [_result(result) for result in data["results"]]
     parts["timeline"] = _maybe(data.get("timeline"), _timeline)
     parts["dimensions"] = [_dimension(one) for one in data.get("dimensions") or []]
+    parts["guardrails"] = [Guarded(**one) for one in data.get("guardrails") or []]
     return ReadOut(**parts)
 
 

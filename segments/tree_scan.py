@@ -1,8 +1,8 @@
 """The metrics tree by week out of the warehouse, of all members or by group, in one scan of each fact.
 
 Guarantees: weeks run from Monday in the shop's zone, also where its clock changed; the groups divide the
-members, so that their sums are those of all; what happened after ``as_of`` is not there. A series is kept
-until the files change.
+members, so that their sums are those of all; what happened after ``as_of`` is not there. A series and a
+division are kept until the files change.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ WEEKS = 60
 """Weeks of a series: the newest whole one, the same of last year, and some before. A mask has 62 bits."""
 MAX_WEEKS = 60
 SERIES_KEPT = 8
+GROUPS_KEPT = 32
+"""Divisions: four a pair of weeks, of the pairs that were looked at last."""
 RFM, STAGE, CITY, CHANNEL = "rfm_segment", "stage", "city", "first_channel"
 GROUPS = (CITY, STAGE, RFM, CHANNEL)
 """How members are divided: where they live, what they were before the later week, whence they came first."""
@@ -67,6 +69,7 @@ def _number(edges: Sequence[int]) -> str:
 
 _lock = threading.Lock()
 _kept: OrderedDict[Hashable, tuple[Week, ...]] = OrderedDict()
+_groups: OrderedDict[Hashable, Groups] = OrderedDict()
 
 
 def series(
@@ -139,6 +142,32 @@ def groups(engine: DuckEngine, by: str, before: date, after: date, zone: ZoneInf
         days = snapshot_days(engine)
         day = max((one for one in days if one <= after), default=min(days, default=None))
         files = {"snapshot": Stored(snapshot_path(engine, SNAPSHOT, day), SNAPSHOT_SCHEMA)}
+    moment = min(as_of, instant(after + _WEEK, zone))
+    state = engine.state(FACTS, [one.path for one in files.values()])
+    key = (state, by, before, after, zone.key, moment)
+    with _lock:
+        if state is not None and key in _groups:
+            _groups.move_to_end(key)
+            return _groups[key]
+    found = _divided(engine, by, starts, zone, moment, files)
+    result = Groups(by, *found, day)
+    if state is not None:
+        with _lock:
+            _groups[key] = result
+            while len(_groups) > GROUPS_KEPT:
+                _groups.popitem(last=False)
+    return result
+
+
+def _divided(
+    engine: DuckEngine,
+    by: str,
+    starts: list[date],
+    zone: ZoneInfo,
+    as_of: datetime,
+    files: Mapping[str, Stored],
+) -> tuple[dict[str, Week], dict[str, Week]]:
+    """The first and the last of the weeks by group."""
     source = {
         CITY: "SELECT member_id, city AS value FROM members",
         STAGE: "SELECT member_id, stage AS value FROM snapshot",
@@ -147,11 +176,11 @@ def groups(engine: DuckEngine, by: str, before: date, after: date, zone: ZoneInf
     }[by]
     join = f"LEFT JOIN ({source}) AS g ON g.member_id = x.member_id"
     found = _run(engine, starts, zone, as_of, "coalesce(g.value, '')", join, files)
-    both = [
-        {value: week for value, rows in found.items() for week in [_weeks(starts, rows)[place]] if _any(week)}
-        for place in (0, -1)
-    ]
-    return Groups(by, both[0], both[1], day)
+    weeks = {value: _weeks(starts, rows) for value, rows in found.items()}
+    first, last = (
+        {value: row[place] for value, row in weeks.items() if _any(row[place])} for place in (0, -1)
+    )
+    return first, last
 
 
 def _any(week: Week) -> bool:

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from core import settings as core_settings
+from core.db import Database
+from core.models import AuditEntry
+from experiments import catalogue
 from web.cli import main
 
 MEMBERS = "member_id,email,email_consent,registered_at\nm1,a@example.com,true,2026-01-01\nm2,b@example.com,false,2026-01-01\n"
@@ -57,6 +61,12 @@ def test_init_makes_everything_once(huiliu: Huiliu) -> None:
     assert first["admin"] == "boss@example.com"
     assert len(first["password"]) >= 12
     assert "password" not in huiliu.json("init")
+    with Database(core_settings.load().url).read() as session:
+        assert [row.name for row in catalogue.listing(session)] == sorted(
+            one.name for one in catalogue.BUILT_IN
+        )
+        made = sa.select(sa.func.count()).where(AuditEntry.object_type == catalogue.OBJECT)
+        assert session.scalar(made) == len(catalogue.BUILT_IN), "a second time adds nothing"
     assert huiliu("init", "--email", "other@example.com").exit_code == 1
 
 

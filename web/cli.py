@@ -7,6 +7,7 @@ import logging
 import click
 
 from web.commands import (
+    bandits,
     campaigns,
     clv,
     coupons,
@@ -56,3 +57,4 @@ for command in (
 ):
     main.add_command(command)
 campaigns.group.add_command(watching.watch)
+experiments.group.add_command(bandits.reweigh)

@@ -20,6 +20,8 @@ from core.settings import Settings
 LANGUAGES = {"en": "English", "zh": "简体中文"}
 COOKIE = "lang"
 COOKIE_SECONDS = 365 * 24 * 3600
+PUBLIC = "public"
+"""The blueprint of the members' pages."""
 # Under "zh_Hans_CN" gettext also finds a catalogue named "zh": ours; the log-in's own has the long name.
 _LOCALES = {"en": "en", "zh": "zh_Hans_CN"}
 _HTML = {"en": "en", "zh": "zh-CN"}
@@ -85,7 +87,7 @@ def _choose() -> str:
 
 def _remember(response: Response) -> Response:
     wish = (request.args.get("lang") or "").lower()[:2]
-    if wish in LANGUAGES:
+    if wish in LANGUAGES and request.blueprint != PUBLIC:  # public pages set no cookie
         response.set_cookie(COOKIE, wish, max_age=COOKIE_SECONDS, samesite="Lax", httponly=True)
     return response
 

@@ -69,6 +69,10 @@ def _lines(row: Readout, title: str, profits: Mapping[str, tuple[float, float]])
         yield ("checks", "", "", check.name, "ok", check.ok, "")
         for name, value in check.detail.items():
             yield ("checks", "", "", check.name, name, value, "")
+    for guard in found.guardrails:
+        for name, value in _flat(asdict(guard)):
+            if name not in ("metric", "arm"):
+                yield ("guardrails", guard.metric, guard.arm, "", name, value, "")
     for result in found.results:
         yield from _result(result, found)
     yield from _over_time(found)

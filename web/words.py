@@ -159,8 +159,34 @@ _WORDS: dict[str, dict[str, object]] = {
         "popular_category": _("Popular in a category bought before"),
         "popular": _("Popular with everybody"),
     },
+    "attribution": {
+        "last": _("Last touch"),
+        "first": _("First touch"),
+        "linear": _("Linear"),
+        "position": _("Position"),
+        "markov": _("Markov chain"),
+    },
+    "touch": {"sent": _("A message that was sent"), "opened": _("An open"), "clicked": _("A click")},
     "arm": {"control": _("Holdout"), "holdout": _("Holdout")},
-    "scope": {"ingest": _("Send data in"), "loyalty": _("Coupons and points"), "read": _("Read")},
+    "scope": {
+        "ingest": _("Send data in"),
+        "loyalty": _("Coupons and points"),
+        "read": _("Read"),
+        "experiments": _("Experiments"),
+    },
+    "experiment": {"draft": _("Draft"), "running": _("Running"), "stopped": _("Stopped for good")},
+    "experiment_kind": {
+        "shop": _("The shop's pages"),
+        "campaign": _("Of campaigns"),
+        "control": _("Global control group"),
+    },
+    "experiment_unit": {"member": _("Members"), "visitor": _("Visitors")},
+    "allocation": {"fixed": _("Fixed weights"), "bandit": _("Bandit")},
+    "not_open": {
+        "not_running": _("not started"),
+        "not_started": _("waits for its start"),
+        "ended": _("over"),
+    },
     "template": {
         "subject": _("Subject"),
         "preheader": _("Preview line"),
@@ -205,6 +231,9 @@ _WORDS: dict[str, dict[str, object]] = {
     },
     "action": {
         "create": _("Made"),
+        "experiment.start": _("Started"),
+        "experiment.stop": _("Stopped for good"),
+        "experiment.reweigh": _("Weighed anew"),
         "save": _("Saved"),
         "change": _("Changed"),
         "archive": _("Archived"),
@@ -214,6 +243,7 @@ _WORDS: dict[str, dict[str, object]] = {
         "reject": _("Sent back"),
         "pause": _("Paused"),
         "resume": _("Resumed"),
+        "run_again": _("Asked for another run"),
         "run": _("Run"),
         "undo": _("Undone"),
         "measure": _("Measured"),
@@ -372,6 +402,7 @@ _TONES = {
         "active": "good",
     },
     "readout": {"simulated": "watch", "real": "good"},
+    "experiment": {"running": "live", "stopped": ""},
 }
 
 

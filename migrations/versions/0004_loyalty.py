@@ -160,6 +160,18 @@ def upgrade() -> None:
         batch_op.create_index('ix_abuse_signals_kind_hash_at', ['kind', 'hash', 'at'], unique=False)
         batch_op.create_index('ix_abuse_signals_member_id', ['member_id', 'kind'], unique=False)
 
+    op.create_table('bandit_weeks',
+    sa.Column('id', db.BigId, nullable=False),
+    sa.Column('experiment_id', db.BigId, nullable=False),
+    sa.Column('week', sa.Date(), nullable=False),
+    sa.Column('at', db.UTCDateTime(), nullable=False),
+    sa.Column('before', db.Json, nullable=False),
+    sa.Column('weights', db.Json, nullable=False),
+    sa.Column('found', db.Json, nullable=False),
+    sa.ForeignKeyConstraint(['experiment_id'], ['experiments.id'], name=op.f('fk_bandit_weeks_experiment_id_experiments')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_bandit_weeks')),
+    sa.UniqueConstraint('experiment_id', 'week', name=op.f('uq_bandit_weeks_experiment_id_week'))
+    )
     op.create_table('claim_links',
     sa.Column('id', db.BigId, nullable=False),
     sa.Column('token', sa.String(length=40), nullable=False),
@@ -497,6 +509,10 @@ def upgrade() -> None:
     with op.batch_alter_table('group_seats', schema=None) as batch_op:
         batch_op.create_index('ix_group_seats_member_id_state', ['member_id', 'state'], unique=False)
 
+    with op.batch_alter_table('campaigns', schema=None) as batch_op:
+        batch_op.add_column(sa.Column('again_by', sa.String(length=200), nullable=True))
+        batch_op.add_column(sa.Column('again_key', sa.String(length=60), nullable=True))
+
     with op.batch_alter_table('coupon_batches', schema=None) as batch_op:
         batch_op.add_column(sa.Column('valid_months', sa.Integer(), nullable=True))
         batch_op.add_column(sa.Column('activation', sa.String(length=20), server_default='now', nullable=False))
@@ -528,6 +544,11 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column('starts_at', db.UTCDateTime(), nullable=True))
         batch_op.add_column(sa.Column('ends_at', db.UTCDateTime(), nullable=True))
         batch_op.add_column(sa.Column('version', sa.Integer(), server_default='1', nullable=False))
+        batch_op.add_column(sa.Column('about', sa.String(length=500), nullable=True))
+        batch_op.add_column(sa.Column('allocation', sa.String(length=10), server_default='fixed', nullable=False))
+        batch_op.add_column(sa.Column('goal', sa.String(length=20), nullable=True))
+        batch_op.add_column(sa.Column('floor', sa.Double(), nullable=True))
+        batch_op.add_column(sa.Column('window_days', sa.Integer(), nullable=True))
 
     with op.batch_alter_table('points_lots', schema=None) as batch_op:
         batch_op.add_column(sa.Column('rolling', sa.Boolean(), server_default='0', nullable=False))
@@ -583,6 +604,11 @@ def downgrade() -> None:
         batch_op.drop_column('rolling')
 
     with op.batch_alter_table('experiments', schema=None) as batch_op:
+        batch_op.drop_column('window_days')
+        batch_op.drop_column('floor')
+        batch_op.drop_column('goal')
+        batch_op.drop_column('allocation')
+        batch_op.drop_column('about')
         batch_op.drop_column('version')
         batch_op.drop_column('ends_at')
         batch_op.drop_column('starts_at')
@@ -613,6 +639,10 @@ def downgrade() -> None:
         batch_op.drop_column('activation_days')
         batch_op.drop_column('activation')
         batch_op.drop_column('valid_months')
+
+    with op.batch_alter_table('campaigns', schema=None) as batch_op:
+        batch_op.drop_column('again_key')
+        batch_op.drop_column('again_by')
 
     with op.batch_alter_table('group_seats', schema=None) as batch_op:
         batch_op.drop_index('ix_group_seats_member_id_state')
@@ -690,6 +720,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_claim_links_batch_id'))
 
     op.drop_table('claim_links')
+    op.drop_table('bandit_weeks')
     with op.batch_alter_table('abuse_signals', schema=None) as batch_op:
         batch_op.drop_index('ix_abuse_signals_member_id')
         batch_op.drop_index('ix_abuse_signals_kind_hash_at')

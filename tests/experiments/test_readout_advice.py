@@ -10,6 +10,7 @@ from experiments import readout
 from experiments.moments import ArmMoments, Moments
 from experiments.readout import Known
 from experiments.readout_advice import CHOOSE, NONE, OPEN, SEND, STOP, TEST, advise
+from experiments.readout_form import BROKEN, KEPT, UNSURE, Guarded
 
 N = 5000
 Profits = dict[str, tuple[float, float]] | None
@@ -47,6 +48,24 @@ def test_the_sentence_recommends(case: tuple[str, float, float, Profits, str, st
     assert chinese in advise(out, "zh_CN", profits=profits).sentence
     assert advice.sentence.endswith(".")
     assert advise(out, "zh_CN", profits=profits).sentence.endswith("。")
+
+
+def test_an_arm_that_broke_a_planned_guardrail_is_not_recommended() -> None:
+    def guarded(arm: str, state: str) -> Guarded:
+        return Guarded("returns", 1, arm, 0.05, state)
+
+    plain = found(0, 20)
+    out = replace(plain, guardrails=[guarded("A", KEPT), guarded("B", BROKEN)])
+    advice = advise(out, "en")
+    assert (advice.kind, advice.arms) == (STOP, ("B",))
+    assert "Do not send “B” to everyone: it brought 16.08 CNY to 23.92 CNY more" in advice.sentence
+    assert "but broke the guardrail “returns”; “A” is undecided." in advice.sentence
+    assert "突破了护栏指标“returns”" in advise(out, "zh_CN").sentence
+    # Another arm that kept it is recommended, though it brought less.
+    both = replace(found(12, 20), guardrails=[guarded("A", KEPT), guarded("B", BROKEN)])
+    assert (advise(both, "en").kind, advise(both, "en").arms[0]) == (SEND, "A")
+    unsure = replace(plain, guardrails=[guarded("B", UNSURE)])
+    assert advise(unsure, "en").kind == SEND
 
 
 def test_a_broken_split_recommends_nothing() -> None:

@@ -225,3 +225,24 @@ def test_the_newest_whole_week_is_the_shops_and_other_days_are_refused(made: Mad
     ):
         with pytest.raises(InvalidInput):
             call()
+
+
+def test_a_division_is_kept_until_the_files_change(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    for member in (1, 2):
+        made.member(member, city="Beijing")
+        made.order(member, at(LAST), 1000)
+    engine = made.write()
+    before, asked = LAST - timedelta(days=7), []
+    query = engine.query
+    monkeypatch.setattr(engine, "query", lambda *given: asked.append(1) or query(*given))
+    first = [groups(engine, by, before, LAST, ZONE, NOW) for by in GROUPS]
+    assert len(asked) == len(GROUPS)
+    # A week that is over is the same at any later moment.
+    later = NOW + timedelta(days=3)
+    assert [groups(engine, by, before, LAST, ZONE, later) for by in GROUPS] == first
+    assert len(asked) == len(GROUPS)
+    made.order(1, at(LAST), 500)
+    made.write()
+    changed = groups(engine, "city", before, LAST, ZONE, NOW)
+    assert changed.after["Beijing"].gmv == 2500
+    assert len(asked) == len(GROUPS) + 1

@@ -49,6 +49,7 @@ VALUES: dict[str, Any] = {
     "rollout_id": 1,
     "metric_id": 1,
     "plan_id": 1,
+    "experiment_id": 1,
 }
 # What each action needs, written down here again on purpose: a slip in a decorator shows.
 NEEDS = {
@@ -99,6 +100,13 @@ NEEDS = {
         "tags.of_member",
         "tags.of_segment",
         "tags.of_list",
+        "experiments.create",
+        "experiments.create_post",
+        "experiments.start",
+        "experiments.ramp",
+        "experiments.end",
+        "experiments.stop",
+        "experiments.measure",
         "metrics.create",
         "metrics.create_post",
         "metrics.edit",
@@ -108,6 +116,8 @@ NEEDS = {
         "metrics.restore",
         "planning.freeze",
         "planning.freeze_post",
+        "again.page",
+        "again.ask",
         "insights.moves_list",
         "insights.funnels_list",
         "loyalty.create",
@@ -154,7 +164,12 @@ NEEDS = {
         "delivery_rules.stop_all",
         "delivery_rules.resume",
     },
-    Permission.APPROVE: {"watching.decide", "campaigns.approve", "campaigns.reject", "points.decide_adjustment"},
+    Permission.APPROVE: {
+        "watching.decide",
+        "campaigns.approve",
+        "campaigns.reject",
+        "points.decide_adjustment",
+    },
     Permission.CONTACTS: {"members.show_contact", "members.wallet", "members.wechat", "messages.report"},
     Permission.ADMINISTER: {
         "members.erase",

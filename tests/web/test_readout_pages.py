@@ -180,7 +180,9 @@ def test_a_link_shows_the_read_out_to_nobody_in_particular(shop: Shop, kept: int
     style = re.search(r'href="(/v/style\.css[^"]*)"', text)
     assert style is not None
     assert ".pic-narrow" in stranger.client.get(style.group(1)).text
-    assert "人均收入多" in stranger.client.get(f"{address}?lang=zh").text
+    chinese = stranger.client.get(f"{address}?lang=zh", headers=stranger.headers)
+    assert "人均收入多" in chinese.text
+    assert "Set-Cookie" not in chinese.headers, "no page for the public sets one, whatever is asked"
     other = shop.client(None)
     assert "“City”" in other.get(f"{address}?by=city").text
     with shop.database.read() as session:

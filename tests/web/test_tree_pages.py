@@ -17,8 +17,10 @@ from campaigns.alerts import RED, YELLOW, Light
 from campaigns.models import Alert, Campaign, Rollout
 from core.models import AuditEntry
 from experiments.models import Experiment
-from segments import tree, tree_scan
+from segments import tree, tree_alerts, tree_scan
 from segments.facts import open_engine
+from segments.tree import GroupPart
+from segments.tree_alerts import Anomaly, Cause
 from tests.web import seed
 from tests.web.conftest import Shop
 from web import charts_tree
@@ -52,6 +54,34 @@ def test_every_figure_and_way_of_dividing_is_answered(shop: Shop) -> None:
             assert page.status_code == 200, (node, by)
     text = client.get("/results/tree?node=gmv&by=city").text
     assert "The parts of the groups sum to the change." in text
+
+
+def test_what_explains_an_anomaly_is_asked_for_after_the_page(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weeks = tree_scan.series(open_engine(shop.settings), LAST, ZONE, seed.NOW)
+    was, now = weeks[-2].gmv, weeks[-1].gmv
+    found = Anomaly(tree.GMV, LAST, was, now, 3 * was, 2 * was, 4 * was, 30, tree.MEMBERS)
+    divided: list[int] = []
+    divide = tree_alerts.divide
+    monkeypatch.setattr(tree_alerts, "anomalies", lambda *_: [found])
+    monkeypatch.setattr(tree_alerts, "divide", lambda *given: divided.append(1) or divide(*given))
+    monkeypatch.setattr(
+        tree_alerts, "causes", lambda *_: [Cause("city", GroupPart("Paris", was, now, 0, 0, 0), 0.5, 0.1)]
+    )
+    client = shop.client()
+    text = client.get("/results/tree?against=year").text
+    assert "is unusually" in text
+    assert 'hx-get="/results/tree/why?week=' in text
+    assert not divided, "the page does not wait for it"
+    assert "Paris" not in text
+    part = client.get(f"/results/tree/why?week={LAST}").text
+    assert "Paris" in part
+    assert "hx-get" not in part
+    assert divided == [1]
+    whole = client.get("/results/tree?why=1").text
+    assert "Paris" in whole
+    assert 'hx-get="/results/tree/why' not in whole
 
 
 @pytest.mark.parametrize(

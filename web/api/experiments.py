@@ -32,6 +32,7 @@ from segments.facts import open_engine
 from web.api import keys, schemas
 from web.api.guard import Guard
 
+ACTOR = "api"
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -60,6 +61,15 @@ class ExperimentIn(schemas.Body):
     )
     starts_at: datetime | None = None
     ends_at: datetime | None = None
+    about: str | None = Field(None, max_length=experiments.MAX_ABOUT, description="What is tried and why")
+    allocation: Literal["fixed", "bandit"] = Field(
+        "fixed", description="bandit: once a week the weights follow what the arms bring; units are members"
+    )
+    goal: Literal["revenue", "converted"] | None = Field(None, description="Of a bandit")
+    floor: Share | None = Field(None, description="Of a bandit: the least weight of an arm")
+    window_days: Annotated[int, Field(ge=1, le=730)] | None = Field(
+        None, description="Of a bandit: the days of each member that count"
+    )
 
 
 class ChangeIn(schemas.Body):
@@ -89,6 +99,7 @@ class ExperimentOut(BaseModel):
     seed: str
     hash_version: int
     coverage: float
+    allocation: str = Field(description="The arms of a bandit are known to the server alone: ask `assign`")
     control: str
     arms: list[ArmOut]
     layer: LayerOut | None
@@ -142,7 +153,7 @@ def _add_making(
     blueprint: APIBlueprint, guard: Guard, database: Database, clock: Callable[[], datetime]
 ) -> None:
     @blueprint.post("/experiments")
-    @guard(blueprint, keys.LOYALTY)
+    @guard(blueprint, keys.EXPERIMENTS)
     @blueprint.input(ExperimentIn, arg_name="body")
     @blueprint.output(ExperimentOut)
     @blueprint.doc(
@@ -156,16 +167,16 @@ def _add_making(
         now = clock()
         with database.write() as session:
             new = experiments.NewExperiment(**fields, arms=arms, layer=layer)
-            return experiments.to_json(experiments.create(session, new, now), now)
+            return experiments.to_json(experiments.create(session, new, now, by=ACTOR), now)
 
     @blueprint.post("/experiments/<name>")
-    @guard(blueprint, keys.LOYALTY)
+    @guard(blueprint, keys.EXPERIMENTS)
     @blueprint.input(ChangeIn, arg_name="body")
     @blueprint.output(ExperimentOut)
     @blueprint.doc(summary="Start, ramp up, end or stop an experiment")
     def change_experiment(name: str, body: ChangeIn) -> dict[str, Any]:
         with database.write() as session:
-            row = experiments.change(session, name, **body.model_dump())
+            row = experiments.change(session, name, **body.model_dump(), by=ACTOR, now=clock())
             return experiments.to_json(row, clock())
 
     @blueprint.get("/experiments/<name>")
@@ -181,7 +192,7 @@ def _add_assigning(
     blueprint: APIBlueprint, guard: Guard, database: Database, clock: Callable[[], datetime]
 ) -> None:
     @blueprint.post("/experiments/<name>/assign")
-    @guard(blueprint, keys.LOYALTY)
+    @guard(blueprint, keys.EXPERIMENTS)
     @blueprint.input(AssignIn, arg_name="body")
     @blueprint.output(AssignOut)
     @blueprint.doc(
@@ -199,6 +210,8 @@ def _add_assigning(
         if fresh:
             with database.write() as session:
                 logged = experiments.log_exposures(session, row, fresh, members, now)
+                # Two askers of a bandit may draw by different weights: the one stored first counts for both.
+                given = experiments.keep_stored(session, row, given, members)
         units = [asdict(one) for one in given]
         return {"experiment": name, "version": row.version, "units": units, "logged": logged}
 
@@ -260,4 +273,5 @@ def answer(
     if row.unit == experiments.MEMBER:
         unknown = experiments.UNKNOWN
         given = [one if one.unit in members else experiments.without(one, unknown) for one in given]
+        given = experiments.keep_stored(session, row, given, members)
     return members, given

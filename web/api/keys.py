@@ -20,9 +20,11 @@ from core import audit
 from core.errors import InvalidInput, NotFound
 from web.models import ApiKey
 
-INGEST, LOYALTY, READ = "ingest", "loyalty", "read"
-SCOPES = (INGEST, LOYALTY, READ)
-"""Import rows; issue, redeem, earn and spend; look things up."""
+INGEST, LOYALTY, READ, EXPERIMENTS = "ingest", "loyalty", "read", "experiments"
+SCOPES = (INGEST, LOYALTY, READ, EXPERIMENTS)
+"""Import rows; issue, redeem, earn and spend; look things up; make experiments and ask for arms."""
+IMPLIED = {LOYALTY: (EXPERIMENTS,)}
+"""What a scope brings along: experiments were part of ``loyalty`` before they had a scope of their own."""
 MARK = "hl_"
 PREFIX_CHARS = 10
 KEPT = timedelta(seconds=2)
@@ -75,7 +77,8 @@ def verify(session: Session, secret: str, now: datetime) -> Principal | None:
     if row is None:
         return None
     stale = row.last_used_at is None or now - row.last_used_at >= USED_EVERY
-    return Principal(row.id, row.name, tuple(row.scopes), stale)
+    brought = [other for scope in row.scopes for other in IMPLIED.get(scope, ())]
+    return Principal(row.id, row.name, tuple(dict.fromkeys((*row.scopes, *brought))), stale)
 
 
 class Known:

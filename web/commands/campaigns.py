@@ -22,6 +22,8 @@ from segments.facts import open_engine
 from web.commands.common import answer, json_option, open_installation, progress_bar
 
 MAX_WORKERS = 32
+ACTOR = "command line"
+REST = click.IntRange(1, 365)
 
 
 @click.group("campaigns")
@@ -46,11 +48,12 @@ def list_all(as_json: bool) -> None:
 
 @group.command()
 @click.argument("name")
+@click.option("--rest-days", type=REST, help="Of a finished campaign: whom it reached lately rests.")
 @json_option
-def simulate(name: str, as_json: bool) -> None:
+def simulate(name: str, rest_days: int | None, as_json: bool) -> None:
     """Who would get what, and why the others not. Writes nothing."""
     settings, database = open_installation()
-    done = runs.simulate(database, open_engine(settings), settings, name, now(settings))
+    done = runs.simulate(database, open_engine(settings), settings, name, now(settings), rest_days=rest_days)
     value = done.to_json()
     value["sample"] = [
         {**row, "why": REASONS[row["reason"]][0] if row["reason"] else None} for row in value["sample"]
@@ -60,10 +63,28 @@ def simulate(name: str, as_json: bool) -> None:
 
 @group.command()
 @click.argument("name")
+@click.option(
+    "--again", is_flag=True, help="Ask for another run of a finished campaign, and run nothing yet."
+)
+@click.option("--rest-days", type=REST, help="With --again: whom it reached in so many days is left out.")
 @json_option
-def run(name: str, as_json: bool) -> None:
-    """Run an approved campaign, or go on with a run that was interrupted."""
+def run(name: str, again: bool, rest_days: int | None, as_json: bool) -> None:
+    """Run an approved campaign, or go on with a run that was interrupted.
+
+    A finished one runs again in two steps: ask with --again, and run it once somebody approved it.
+    """
     settings, database = open_installation()
+    if rest_days is not None and not again:
+        raise click.UsageError("--rest-days goes with --again.")
+    if again:
+        with database.write() as session:
+            found = campaigns.by_name(session, name, lock=True)
+            campaigns.run_again(
+                session, found, ACTOR, now(settings), rest_days=rest_days, budget_minor=found.budget_minor
+            )
+            asked = {"name": name, "state": found.state, "run_key": found.again_key}
+        answer(asked, as_json)
+        return
     last = 0
     with progress_bar(name, None, as_json) as advance:
 

@@ -17,6 +17,7 @@ from core.errors import InvalidInput
 from core.files import RejectsFile, open_rows
 from core.imports import KINDS, load_rows
 from core.times import now
+from experiments import catalogue
 from migrations.runner import upgrade
 from segments.compile import Moment
 from segments.facts import open_engine
@@ -32,18 +33,22 @@ from web.commands.common import (
 from web.models import User
 from web.users import create_user
 
+ACTOR = "huiliu init"
+
 
 @click.command()
 @click.option("--email", help="Log-in of the first administrator.")
 @click.option("--password", help="Its password; without one, a random one is made and shown once.")
 @json_option
 def init(email: str | None, password: str | None, as_json: bool) -> None:
-    """Create or migrate the database, make keys, and the first administrator."""
+    """Create or migrate the database, make keys, the ready-made metrics, and the first administrator."""
     settings = core_settings.load()
     settings.home.mkdir(parents=True, exist_ok=True)
     crypto.install(crypto.open_keyring(settings))
     database = Database(settings.url)
     upgrade(database)
+    with database.write() as session:
+        catalogue.add_built_in(session, open_engine(settings).replica.facts, ACTOR, now(settings))
     result = {"database": database.engine.url.render_as_string(), "home": str(settings.home)}
     with database.read() as session:
         first = session.scalar(sa.select(User.id).limit(1)) is None

@@ -9,7 +9,7 @@ from flask_babel import gettext
 from werkzeug.wrappers import Response
 
 from campaigns import campaigns as stored
-from campaigns import results
+from campaigns import results, rollout
 from campaigns import run as runner
 from campaigns import undo as undoing
 from campaigns.models import Campaign
@@ -165,10 +165,12 @@ def page(name: str) -> str:
         runs=runs,
         flow=run_funnel(runs[0].counts) if runs else None,
         funnels=queries.funnels(session, runs[0].id) if runs else [],
-        readouts=[readouts.view(one) for one in queries.readouts(session, campaign.experiment_id)],
+        readouts=[
+            readouts.view(one) for one in queries.readouts(session, rollout.measured(session, campaign))
+        ],
         job=queries.last_job(session, "campaign", campaign.title),
         history=member_queries.history(session, "campaign", name),
-        own=campaign.created_by == actor(),
+        own=stored.asked_by(campaign) == actor(),
         alone=alone,
         can_undo=undoing.can_undo(session, campaign),
         watch=watching.about(session, campaign),
@@ -200,7 +202,14 @@ def simulation(name: str) -> str:
     context.close_reading()
     found, error = None, None
     try:
-        found = runner.simulate(console.database, console.engine(), console.settings, name, context.now())
+        found = runner.simulate(
+            console.database,
+            console.engine(),
+            console.settings,
+            name,
+            context.now(),
+            rest_days=request.args.get("rest_days", type=int),
+        )
     except InvalidInput as refusal:
         error = str(refusal)
     counts = found.counts.to_json() if found else {}
@@ -317,8 +326,15 @@ def submit(name: str) -> Response:
 def reject(name: str) -> Response:
     why = request.form.get("why", "").strip()[:500]
     with writing() as session:
-        stored.reject(session, stored.by_name(session, name, lock=True), actor(), context.now(), why)
-    flash(gettext("Sent back to its author as a draft."), "success")
+        campaign = stored.by_name(session, name, lock=True)
+        stored.reject(session, campaign, actor(), context.now(), why)
+        over = campaign.state == stored.FINISHED
+    flash(
+        gettext("It does not run again; what it did stays.")
+        if over
+        else gettext("Sent back to its author as a draft."),
+        "success",
+    )
     return redirect(url_for("campaigns.page", name=name), 303)
 
 
@@ -393,10 +409,15 @@ def undo(name: str) -> Response:
     if request.form.get("confirm", "").strip() != name:
         flash(gettext("Not undone: type the campaign's name to confirm."), "error")
         return redirect(url_for("campaigns.page", name=name), 303)
+    again = _campaign(name).again_key is not None
     return _step(
         name,
         undoing.undo,
-        gettext("Undone: nobody was written to, coupons and points were taken back. It is a draft again."),
+        gettext("Undone: nobody was written to, coupons and points were taken back. Earlier runs stay.")
+        if again
+        else gettext(
+            "Undone: nobody was written to, coupons and points were taken back. It is a draft again."
+        ),
     )
 
 

@@ -142,7 +142,7 @@ def kinds(wanted: Sequence[str] = ()) -> dict[str, str]:
     return {kind: name if often[name] == 1 else f"{name} ({kind})" for kind, name in named.items()}
 
 
-def _period(form: Form, until: date) -> tuple[datetime, datetime]:
+def period(form: Form, until: date) -> tuple[datetime, datetime]:
     """From the first moment of ``from`` to the end of ``to`` in the shop's zone; the last days by default."""
     zone = context.console().settings.zone
     last = day_of(form, "to", until - timedelta(days=1))
@@ -174,7 +174,7 @@ def _kinds_of(form: Form, name: str) -> tuple[str, ...]:
 def read_funnel(form: Form, until: date) -> funnels.Question | None:
     """The funnel asked for; None with errors noted, and where no step is chosen yet."""
     steps = _kinds_of(form, "step")
-    start, end = _period(form, until)
+    start, end = period(form, until)
     window = _window(form)
     by = form.text("by") or None
     if by is not None and by not in funnels.FIELDS:
@@ -196,7 +196,7 @@ def read_funnel(form: Form, until: date) -> funnels.Question | None:
 def read_paths(form: Form, until: date, known: Collection[str]) -> paths.Question | None:
     """The paths asked for; None with errors noted, and where no event is chosen yet."""
     event = form.text("event", limit=MAX_KIND)
-    start, end = _period(form, until)
+    start, end = period(form, until)
     window = _window(form)
     direction = cast(paths.Direction, _chosen(form, "direction", ("after", "before")))
     follow = _kinds_of(form, "kind")

@@ -15,18 +15,20 @@ from flask_babel import gettext
 from werkzeug.wrappers import Response
 
 from campaigns import campaigns as stored
-from campaigns import planning
+from campaigns import planning, rollout
 from campaigns.models import Campaign
 from core.errors import HuiliuError, InvalidInput, NotFound
 from experiments import outlook
 from experiments import planning as plans
-from experiments.models import ExperimentPlan
+from experiments.models import ExperimentPlan, Readout
 from experiments.outlook import Advice, Option
 from experiments.planning import Deviation, Plan
+from experiments.readout_form import from_json
 from web import charts, charts_planning, context, i18n
 from web.console import metric_words, planning_form
 from web.console.metric_words import title_of
 from web.console.planning_form import Asked, Wish
+from web.console.readout_words import CheckRow, guard_row
 from web.console.rules import rule_in_words
 from web.context import actor, reading, require, writing
 from web.forms import Form
@@ -371,6 +373,7 @@ def page(plan_id: int) -> str:
         versions=plans.versions(session, row.subject),
         binding=binding,
         deviations=held,
+        guards=_guards(campaign) if campaign is not None else [],
         words=metric_words,
         duration=charts_planning.duration,
     )
@@ -383,10 +386,21 @@ def _campaign(name: str | None) -> Campaign | None:
         return None
 
 
+def _newest(campaign: Campaign) -> Readout | None:
+    session = reading()
+    rows = queries.readouts(session, rollout.measured(session, campaign))
+    return next((one for one in rows if one.kind == REAL), None)
+
+
+def _guards(campaign: Campaign) -> list[CheckRow]:
+    """The plan's guardrails in that read-out; empty where it has none."""
+    found = _newest(campaign)
+    return [] if found is None else [guard_row(one) for one in from_json(found.result).guardrails]
+
+
 def _held(campaign: Campaign) -> list[Deviation] | None:
     """The newest real read-out of a campaign held against its plan; None where there is no read-out."""
-    session = reading()
-    found = next((one for one in queries.readouts(session, campaign.experiment_id) if one.kind == REAL), None)
+    session, found = reading(), _newest(campaign)
     if found is None:
         return None
     goal = str(found.settings.get("metric", "revenue"))

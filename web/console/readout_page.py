@@ -24,6 +24,7 @@ from web.console.readout_words import (
     arm_numbers,
     check_row,
     dimension_title,
+    guard_row,
     method,
     shown_p,
     two_lines,
@@ -107,7 +108,7 @@ def full(row: Readout, by: str = "") -> Full:
     return Full(
         view=view,
         method=method(found),
-        checks=[check_row(one) for one in found.checks],
+        checks=[*map(check_row, found.checks), *(map(guard_row, found.guardrails) if trusted else ())],
         sections=[_section(row.id, name, found) for name in names],
         over_time=_over_time(row.id, found) if trusted else [],
         over_time_note=_over_time_note(found),

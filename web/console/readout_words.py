@@ -8,9 +8,23 @@ from typing import Any
 
 from flask_babel import gettext
 
-from experiments.readout_form import OTHER, SEQUENTIAL, UNKNOWN, Check, ReadOut
+from experiments.readout_form import (
+    BROKEN,
+    KEPT,
+    OTHER,
+    SEQUENTIAL,
+    UNKNOWN,
+    UNSURE,
+    Check,
+    Guarded,
+    ReadOut,
+)
+from experiments.readout_guardrails import NOBODY
+from experiments.readout_guardrails import UNKNOWN as UNKNOWN_METRIC
 from experiments.stats.effect import Effect
 from web import charts, i18n
+from web.console import metric_words
+from web.refusals import said
 from web.words import word
 
 
@@ -126,6 +140,45 @@ def check_row(check: Check) -> CheckRow:
     elif check.name == "peeking":
         text = gettext("none: this is the first look")
     return CheckRow(check_title(check.name), "good" if check.ok else bad, text)
+
+
+def guard_row(one: Guarded) -> CheckRow:
+    """A planned guardrail as a check's row: kept, broken or not sure, with its numbers."""
+    label = gettext(
+        "Guardrail %(metric)s, %(arm)s", metric=metric_words.title_of(one.metric), arm=word("arm", one.arm)
+    )
+    if one.estimate is None or one.low is None or one.high is None:
+        why = one.refused or ""
+        known = {
+            UNKNOWN_METRIC: gettext(
+                "The metric of the planned version is not known any more, so nothing can be said."
+            ),
+            NOBODY: gettext("Nobody was assigned to it or to the control arm yet."),
+        }
+        return CheckRow(label, "watch", known.get(why) or said(why))
+    states = {
+        KEPT: ("good", gettext("kept")),
+        BROKEN: ("bad", gettext("broken")),
+        UNSURE: ("watch", gettext("not sure yet")),
+    }
+    tone, state = states[one.state]
+    numbers: dict[str, Any] = {
+        "state": state,
+        "estimate": i18n.share(one.estimate, 1),
+        "low": i18n.share(one.low, 1),
+        "high": i18n.share(one.high, 1),
+        "margin": i18n.share(one.margin, 1),
+    }
+    text = (
+        gettext(
+            "%(state)s: %(estimate)s (%(low)s to %(high)s), at most %(margin)s lower was planned", **numbers
+        )
+        if one.higher_is_better
+        else gettext(
+            "%(state)s: %(estimate)s (%(low)s to %(high)s), at most %(margin)s higher was planned", **numbers
+        )
+    )
+    return CheckRow(label, tone, text)
 
 
 def shown_p(value: float | None) -> str:

@@ -13,7 +13,7 @@ from experiments import readout as frozen
 from experiments.models import Readout
 from experiments.readout_advice import Advice, advise
 from web import charts, i18n
-from web.console.readout_words import CheckRow, check_row
+from web.console.readout_words import CheckRow, check_row, guard_row
 from web.words import word
 
 GOALS = {"revenue": "revenue", "orders": "orders", "conversion": "converted"}
@@ -72,7 +72,7 @@ def view(row: Readout) -> View:
         row.settings.get("roi"),
         row.settings.get("note"),
         found.trusted,
-        [check_row(check) for check in found.checks],
+        [*map(check_row, found.checks), *(map(guard_row, found.guardrails) if found.trusted else ())],
     )
 
 

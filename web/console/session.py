@@ -45,6 +45,10 @@ AREAS = {
     "review": "loyalty",
     "referrals": "loyalty",
     "groups": "loyalty",
+    "experiments": "results",
+    "metrics": "results",
+    "planning": "results",
+    "programme": "results",
     "tree": "results",
     "watching": "results",
 }

@@ -22,11 +22,12 @@ from web.roles import ROLES, Permission
 from web.security import new_password
 
 bp = Blueprint("settings", __name__, url_prefix="/settings")
-SCOPES = ("ingest", "loyalty", "read")
+SCOPES = keys.SCOPES
 OBJECT_TYPES = (
     "campaign", "segment", "template", "coupon_batch", "coupon", "claim_link", "promotion",
     "points_adjustment", "points_multiplier", "points_event_rule", "referral_program", "referral",
-    "group_offer", "abuse_hit", "member", "user", "api_key", "channel", "message", "settings", "preference",
+    "experiment", "group_offer", "abuse_hit",
+    "member", "user", "api_key", "channel", "message", "settings", "preference",
 )  # fmt: skip
 
 

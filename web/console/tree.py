@@ -153,11 +153,6 @@ def index() -> str:
     basis = tree.basis_of((before, after))
     change = tree.change_of(before, after, deep=True, basis=basis)
     alerts = tree_alerts.anomalies(weeks, now, zone)
-    divided = (
-        tree_alerts.divide(console.engine(), asked.week - timedelta(weeks=1), asked.week, zone, now)
-        if alerts
-        else ()
-    )
     parts = tree_scan.groups(console.engine(), asked.by, asked.before, asked.week, zone, now)
     listed, rest = _listed(tree.explain(asked.node, parts.before, parts.after, basis))
     return render_template(
@@ -168,10 +163,7 @@ def index() -> str:
         sentence=sentence(change, basis, asked.against),
         cards=_cards(before, after, change, basis, {one.node for one in alerts}),
         picture=_waterfall(change, basis, asked),
-        alerts=[
-            (anomaly_sentence(one), [cause_sentence(c, one.basis) for c in tree_alerts.causes(one, divided)])
-            for one in alerts
-        ],
+        alerts=_explained(asked.week, alerts, why=request.args.get("why") == "1"),
         groups=[(group_name(asked.by, part.group), part) for part in listed],
         rest=rest,
         all_change=_difference(asked.node, before, after, basis),
@@ -183,6 +175,35 @@ def index() -> str:
         ways=[(name, str(text)) for name, text in GROUP_TITLES.items()],
         picture_weeks=_chart(weeks[-CHOICE:], asked.node, basis),
     )
+
+
+def _explained(week: date, alerts: Sequence[Anomaly], *, why: bool) -> list[tuple[str, list[str] | None]]:
+    """What is out of line, and which groups explain it. Four scans of the warehouse, so they are left out
+    (None) unless asked for."""
+    console = context.console()
+    divided = (
+        tree_alerts.divide(
+            console.engine(), week - timedelta(weeks=1), week, console.settings.zone, context.now()
+        )
+        if alerts and why
+        else ()
+    )
+    return [
+        (
+            anomaly_sentence(one),
+            [cause_sentence(c, one.basis) for c in tree_alerts.causes(one, divided)] if why else None,
+        )
+        for one in alerts
+    ]
+
+
+@bp.get("/why")
+@require(Permission.VIEW)
+def why() -> str:
+    """The part of the page that says which groups explain what is out of line; asked for after the page."""
+    week = _asked().week
+    alerts = tree_alerts.anomalies(_weeks(week), context.now(), context.console().settings.zone)
+    return render_template("tree/alerts.html", alerts=_explained(week, alerts, why=True))
 
 
 def _difference(node: str, before: Week, after: Week, basis: str) -> float | None:

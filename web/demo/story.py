@@ -35,7 +35,7 @@ from core.imports import load_rows
 from core.models import Todo
 from core.settings import Settings
 from core.times import instant, now
-from experiments import assignment, readout
+from experiments import assignment, catalogue, readout
 from loyalty import coupons
 from migrations.runner import upgrade
 from segments import segments
@@ -124,6 +124,8 @@ def tell(*, once: bool, as_json: bool) -> None:
     crypto.install(crypto.open_keyring(settings))
     database = Database(settings.url)
     upgrade(database)
+    with database.write() as session:
+        catalogue.add_built_in(session, open_engine(settings).replica.facts, EMAIL, now(settings))
     create_user(database, EMAIL, PASSWORD, ["admin"], name="Demo")
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(0)))
     story = Story(settings, database, say, as_json)

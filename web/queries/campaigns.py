@@ -9,12 +9,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from campaigns.models import Campaign, CampaignRun, Decision
+from campaigns import rollout
+from campaigns.models import Campaign, CampaignRun, Decision, Rollout
+from campaigns.spec import HOLDOUT
 from channels.models import Message, MessageEvent, Template
 from core.models import Job, Member
+from experiments.control import quarter_named
 from experiments.models import Experiment, Readout
 from loyalty.models import Coupon, Redemption
 from web.paging import PAGE_ROWS, Page, offset, page_of
+
+MOST_CHOICES = 200
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,12 @@ def all_readouts(session: Session, number: int) -> Page[ResultRow]:
         sa.select(Readout, Experiment.name, Campaign.name, Campaign.title)
         .join(newest, newest.c.id == Readout.id)
         .join(Experiment, Experiment.id == Readout.experiment_id)
-        .outerjoin(Campaign, Campaign.experiment_id == Experiment.id)
+        .outerjoin(
+            Rollout, sa.and_(Rollout.experiment_id == Experiment.id, Rollout.state == rollout.APPROVED)
+        )
+        .outerjoin(
+            Campaign, sa.or_(Campaign.experiment_id == Experiment.id, Campaign.id == Rollout.campaign_id)
+        )
         .order_by(Readout.id.desc())
         .offset(offset(number))
         .limit(PAGE_ROWS + 1)
@@ -267,7 +277,35 @@ def last_job(session: Session, kind: str, label: str) -> Job | None:
 
 
 def campaign_of(session: Session, experiment_id: int) -> Campaign | None:
-    """The campaign that an experiment belongs to."""
-    return session.scalars(
-        sa.select(Campaign).where(Campaign.experiment_id == experiment_id).limit(1)
-    ).first()
+    """The campaign that an experiment belongs to, or belonged to until its winner was rolled out."""
+    return rollout.owner(session, experiment_id)
+
+
+def by_name(session: Session, name: str) -> Campaign | None:
+    return session.scalar(sa.select(Campaign).where(Campaign.name == name))
+
+
+def run_titles(session: Session) -> dict[int, str]:
+    """Every run → the title of its campaign."""
+    query = sa.select(CampaignRun.id, Campaign.title).join(Campaign, Campaign.id == CampaignRun.campaign_id)
+    return {row.id: row.title for row in session.execute(query)}
+
+
+def with_holdout(session: Session) -> list[tuple[str, str]]:
+    """(name, title) of the campaigns that ran and held members out, the newest first."""
+    query = (
+        sa.select(Campaign.name, Campaign.title)
+        .join(Experiment, Experiment.id == Campaign.experiment_id)
+        .where(Experiment.control == HOLDOUT)
+        .order_by(Experiment.created_at.desc(), Campaign.id.desc())
+        .limit(MOST_CHOICES)
+    )
+    return [(name, title) for name, title in session.execute(query)]
+
+
+def control_quarters(session: Session) -> list[int]:
+    """The quarters whose global control group was met, the newest first."""
+    query = (
+        sa.select(Experiment.name).where(Experiment.kind == "control").order_by(Experiment.created_at.desc())
+    )
+    return [quarter_named(name) for name in session.scalars(query)]

@@ -151,7 +151,7 @@ def _intervals(id_: str, title: str, rows: list[tuple[str, Any]], unit: charts.U
         unit,
         heading=gettext("Group"),
         words=(gettext("Low"), gettext("Estimate"), gettext("High")),
-        base=gettext("Difference a member, 95% interval"),
+        base=gettext("Difference a member, interval at 95 per cent"),
     )
 
 

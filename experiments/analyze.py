@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from core.errors import InvalidInput
 from experiments.filescan import Group, Scanned, Wanted, scan
-from experiments.stats import bayes, cells, cuped, estimate, multiplicity, proportion, ratio, sequential, srm
+from experiments.stats import (
+    bayes,
+    cells,
+    cuped,
+    estimate,
+    multiplicity,
+    proportion,
+    ratio,
+    sequential,
+    srm,
+    strata,
+)
 from experiments.stats.effect import Comparison, Effect, check_alpha
 from experiments.stats.estimate import Estimate
 from experiments.stats.joint import Joint, Mean, Metric, Ratio, merge_all
 
-FIXED, SEQUENTIAL, BAYES = "fixed", "sequential", "bayes"
-METHODS = (FIXED, SEQUENTIAL, BAYES)
+FIXED, SEQUENTIAL, BAYES, GROUP = "fixed", "sequential", "bayes", "group-sequential"
+METHODS = (FIXED, SEQUENTIAL, BAYES, GROUP)
 MEAN, PROPORTION, RATIO = "mean", "proportion", "ratio"
 ADJUSTMENTS = ("holm", "bh", "none")
 MAX_ARMS = 50
@@ -48,8 +59,9 @@ class Plan:
     """How to analyse a file.
 
     ``covariates``: of every metric, beside its own; ``weights``: planned split [equal]; ``tuning``: N* of the
-    sequential method; ``looks``: how many times the result is looked at, this one included; ``unit``: who
-    was randomised.
+    sequential method; ``looks``: how many times the result is looked at, this one included, or, group
+    sequential, in all, of which this is number ``look``; ``stratify``: all rows together are weighed by the
+    values of ``by``; ``unit``: who was randomised.
     """
 
     arm: str
@@ -64,6 +76,9 @@ class Plan:
     tuning: float = sequential.DEFAULT_TUNING
     adjust: str = "holm"
     looks: int = 1
+    look: int | None = None
+    bounds: sequential.Shape = "obrien-fleming"
+    stratify: bool = False
 
     def validated(self) -> Plan:
         """Itself. InvalidInput: an option that is none."""
@@ -80,6 +95,12 @@ class Plan:
             raise InvalidInput(f"Adjust by {', '.join(ADJUSTMENTS)}; not “{self.adjust}”.", "adjust")
         if not 1 <= self.looks <= sequential.MAX_LOOKS:
             raise InvalidInput(f"There are 1 to {sequential.MAX_LOOKS} looks.", "looks")
+        if self.method == GROUP:
+            if self.look is None:
+                raise InvalidInput(f"Say which of the {self.looks} planned looks this is.", "look")
+            sequential.look_alpha(self.look, self.looks, self.bounds, self.alpha)
+        if self.stratify and self.by is None:
+            raise InvalidInput("Say by which column the rows are stratified.", "by")
         if not (self.tuning > 0 and math.isfinite(self.tuning)):
             raise InvalidInput("N* is a number of units above 0.", "tuning")
         for arm, weight in (self.weights or {}).items():
@@ -130,6 +151,13 @@ def report(found: Scanned, plan: Plan) -> dict[str, Any]:
         "checks": _checks(found, plan, arms, weights, split),
         "results": [*results, *cell_results],
     }
+    if plan.method == GROUP:
+        answer["group_sequential"] = {
+            "look": plan.look,
+            "looks": plan.looks,
+            "bounds": plan.bounds,
+            "stop_below": sequential.look_alpha(plan.look or 0, plan.looks, plan.bounds, plan.alpha),
+        }
     if plan.by:
         answer["interactions"] = _interactions(parts, plan, list(arms))
     return answer
@@ -155,10 +183,30 @@ def _slices(found: Scanned, plan: Plan) -> list[_Slice]:
         whole[asked.name] = _merged(groups)
         for (arm, value), joint in groups.items():
             by_value[value].setdefault(asked.name, {})[arm] = joint
-    slices = [_slice(None, whole, plan)]
-    if plan.by:
-        slices += [_slice(NO_VALUE if value is None else value, by_value[value], plan) for value in values]
-    return slices
+    first = _slice(None, whole, plan)
+    if not plan.by:
+        return [first]
+    parts = [_slice(NO_VALUE if value is None else value, by_value[value], plan) for value in values]
+    if plan.stratify:
+        first = replace(first, estimates={asked.name: _stratified(asked, parts) for asked in plan.metrics})
+    return [first, *parts]
+
+
+def _stratified(asked: Asked, parts: Sequence[_Slice]) -> tuple[dict[str, Estimate], str | None]:
+    """Each arm's estimate with every value of the dimension at its share of all rows; or why not."""
+    if asked.kind == RATIO:
+        return {}, "A ratio has a denominator of its own in every stratum; stratify its parts as means."
+    arms: dict[str, dict[str, Estimate]] = {}
+    for part in parts:
+        found, refused = part.estimates[asked.name]
+        if refused:
+            return {}, refused
+        for arm, one in found.items():
+            arms.setdefault(arm, {})[part.dimension or NO_VALUE] = one
+    try:
+        return strata.post_stratify(arms), None
+    except InvalidInput as refusal:
+        return {}, str(refusal)
 
 
 def _slice(dimension: str | None, joints: Mapping[str, Mapping[str, Joint]], plan: Plan) -> _Slice:
@@ -252,7 +300,8 @@ def _result(asked: Asked, arm: str, part: _Slice, plan: Plan) -> dict[str, Any]:
         if control is None or treated is None:
             empty = plan.control if control is None else arm
             raise InvalidInput(f"The arm “{empty}” is empty; a comparison needs members in both.")
-        if asked.kind == PROPORTION and plan.method == FIXED and not plan.covariates_of(asked):
+        weighed = plan.covariates_of(asked) or (plan.stratify and part.dimension is None)
+        if asked.kind == PROPORTION and plan.method == FIXED and not weighed:
             sides = ((_hits(asked, joints[name]), joints[name].n) for name in (arm, plan.control))
             (hits, n), (base, base_n) = sides
             compared: Comparison | bayes.Verdict = proportion.compare(hits, n, base, base_n, plan.alpha)
@@ -273,6 +322,8 @@ def _result(asked: Asked, arm: str, part: _Slice, plan: Plan) -> dict[str, Any]:
 def _by_method(treated: Estimate, control: Estimate, plan: Plan) -> Comparison | bayes.Verdict:
     if plan.method == SEQUENTIAL:
         return sequential.compare(treated, control, plan.alpha, plan.tuning)
+    if plan.method == GROUP:
+        return sequential.at_look(treated, control, plan.look or 0, plan.looks, plan.bounds, plan.alpha)
     if plan.method == BAYES:
         return bayes.compare(treated, control, plan.alpha)
     return estimate.compare(treated, control, plan.alpha)
@@ -349,7 +400,7 @@ def _checks(
                 needed=MIN_MEMBERS,
             )
         )
-    if plan.looks > 1 and plan.method != SEQUENTIAL:
+    if plan.looks > 1 and plan.method not in (SEQUENTIAL, GROUP):
         error = sequential.peeking_error(plan.looks, plan.alpha)
         checks.append(
             _check(

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import optimize, special
 
 from core.errors import InvalidInput
+from experiments.stats import estimate
 from experiments.stats.effect import Comparison, Effect, check_alpha
 from experiments.stats.estimate import Estimate, check_pair, difference, relative_difference
 from experiments.stats.joint import Floats
@@ -86,6 +87,32 @@ def boundaries(looks: int, shape: Shape = "pocock", alpha: float = 0.05) -> list
     if shape not in ("pocock", "obrien-fleming"):
         raise InvalidInput(f"There is no shape “{shape}”; take pocock or obrien-fleming.", "shape")
     return [_constant(looks, shape, alpha) * factor for factor in _shape(looks, shape)]
+
+
+def at_look(
+    treated: Estimate,
+    control: Estimate,
+    look: int,
+    looks: int,
+    shape: Shape = "obrien-fleming",
+    alpha: float = 0.05,
+) -> Comparison:
+    """The comparison at one of ``looks`` planned, equally spaced looks: intervals at its own boundary.
+
+    The experiment may stop where an interval leaves out 0; over all looks that errs alpha at most. p is that
+    of this look alone, to be held against :func:`look_alpha`. InvalidInput: no such look, or no comparison.
+    """
+    level = look_alpha(look, looks, shape, alpha)
+    a, b = (Estimate(one.n, one.value, one.var, math.inf) for one in (treated, control))
+    return estimate.compare(a, b, level)
+
+
+def look_alpha(look: int, looks: int, shape: Shape = "obrien-fleming", alpha: float = 0.05) -> float:
+    """The two-sided error that one look may spend by itself. InvalidInput: no such look."""
+    bounds = boundaries(looks, shape, alpha)
+    if not 1 <= look <= looks:
+        raise InvalidInput(f"Of {looks} looks there is no number {look}.", "look")
+    return 2 * float(special.ndtr(-bounds[look - 1]))
 
 
 def _shape(looks: int, shape: Shape) -> list[float]:

@@ -185,6 +185,62 @@ def test_each_metric_may_have_covariates_of_its_own(tmp_path: Path) -> None:
     assert (result.exit_code, "names no column" in result.output) == (1, True)
 
 
+@pytest.mark.parametrize(("bounds", "critical"), [("obrien-fleming", 3.226), ("pocock", 2.413)])
+def test_a_planned_look_has_the_interval_of_its_bound(tmp_path: Path, bounds: str, critical: float) -> None:
+    """2.040 · √(5/2) at the second of five looks, and 2.413 at each (Jennison and Turnbull 2000, table 2.1)."""
+    file = write(tmp_path / "shop.csv", shop())
+    [fixed] = analyze(file, *SPEND)["results"]
+    planned = ("--method", "group-sequential", "--looks", "5")
+    answer = analyze(file, *SPEND, *planned, "--look", "2", "--bounds", bounds)
+    [found] = answer["results"]
+    assert found["absolute"]["estimate"] == fixed["absolute"]["estimate"]
+    widths = [one["absolute"]["high"] - one["absolute"]["low"] for one in (found, fixed)]
+    assert widths[0] / widths[1] == pytest.approx(critical / 1.96, rel=1e-3)
+    stop = answer["group_sequential"]["stop_below"]
+    assert stop == pytest.approx(2 * stats.norm.sf(critical), rel=1e-2)
+    assert (found["absolute"]["p"] < stop) == (found["absolute"]["low"] > 0 or found["absolute"]["high"] < 0)
+    assert answer["checks"] == [], "looks that were planned are no peeking"
+    text = run(file, *SPEND, *planned, "--look", "2", "--bounds", bounds).output
+    assert f"look 2 of 5 ({bounds}): stop where p <" in text
+    for wrong, words in (((), "which of the 5"), (("--look", "6"), "no number 6")):
+        result = run(file, *SPEND, *planned, *wrong)
+        assert (result.exit_code, words in result.output) == (1, True)
+
+
+def test_strata_are_weighed_alike_in_both_arms(tmp_path: Path) -> None:
+    """The arms differ in where their members live, and the cities in what they spend: plainly compared that is
+    taken for an effect."""
+    rng = np.random.default_rng(3)
+    n = 6_000
+    arm = np.where(rng.random(n) < 0.5, "A", "B")
+    rome = rng.random(n) < np.where(arm == "B", 0.7, 0.4)
+    spend = 50.0 * rome + rng.normal(0, 5, n) + 1.0 * (arm == "B")
+    data = {
+        "arm": arm,
+        "spend": spend,
+        "city": np.where(rome, "Rome", "Paris"),
+        "bought": rome,
+        "one": np.ones(n),
+    }
+    file = write(tmp_path / "strata.parquet", data)
+    arms = ("--arm", "arm", "--control", "A", "--by", "city", "--adjust", "none")
+    plain = analyze(file, *arms, "--metric", "spend=spend")["results"][0]
+    answer = analyze(file, *arms, "--metric", "spend=spend", "--stratify")
+    found, *cells = answer["results"]
+    assert plain["absolute"]["low"] > 10
+    share = {"Rome": rome.mean(), "Paris": 1 - rome.mean()}
+    expected = sum(share[one["dimension"]] * one["absolute"]["estimate"] for one in cells)
+    assert found["absolute"]["estimate"] == pytest.approx(expected, rel=1e-9)
+    assert found["absolute"]["low"] < 1 < found["absolute"]["high"] < 2
+    # Who bought depends on the city alone: within a city nobody differs, and there is nothing to test.
+    bought = analyze(file, *arms, "--metric", "bought=bought:proportion", "--stratify")["results"][0]
+    assert bought["absolute"] is None
+    ratio = analyze(file, *arms, "--ratio", "r=spend/one", "--stratify")["results"][0]
+    assert "stratify its parts as means" in ratio["refused"]
+    result = run(file, *arms[:4], "--metric", "spend=spend", "--stratify")
+    assert (result.exit_code, "by which column" in result.output) == (1, True)
+
+
 @pytest.mark.parametrize("gap", [None, float("nan")])
 def test_rows_with_a_gap_in_one_column_count_for_the_metrics_that_do_not_need_it(
     tmp_path: Path, gap: float | None

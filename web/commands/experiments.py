@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from experiments.analyze import Asked
 
 DEFAULT_TUNING = 5_000
-METHODS = ("fixed", "sequential", "bayes")
+METHODS = ("fixed", "sequential", "bayes", "group-sequential")
+BOUNDS = ("obrien-fleming", "pocock")
 ADJUSTMENTS = ("holm", "bh", "none")
 
 
@@ -58,7 +59,16 @@ group.add_command(readout)
     help="N* of --method sequential, in rows.",
 )
 @click.option("--adjust", type=click.Choice(ADJUSTMENTS), default="holm", show_default=True)
-@click.option("--looks", type=int, default=1, show_default=True, help="Times looked at, this one included.")
+@click.option(
+    "--looks",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Times looked at, this one included; group-sequential: the looks that were planned.",
+)
+@click.option("--look", type=int, help="Of --method group-sequential: which of the looks this is.")
+@click.option("--bounds", type=click.Choice(BOUNDS), default=BOUNDS[0], show_default=True)
+@click.option("--stratify", is_flag=True, help="Weigh the values of --by alike in every arm.")
 @json_option
 def analyze(
     file: Path,
@@ -75,6 +85,9 @@ def analyze(
     tuning: float,
     adjust: str,
     looks: int,
+    look: int | None,
+    bounds: Any,
+    stratify: bool,
     as_json: bool,
 ) -> None:
     """Compare the arms of FILE, a CSV or Parquet with a row a unit: checks first, then results.
@@ -98,6 +111,9 @@ def analyze(
         tuning=tuning,
         adjust=adjust,
         looks=looks,
+        look=look,
+        bounds=bounds,
+        stratify=stratify,
     )
     result = analyse(file, plan)
     answer(result, as_json, lambda: _lines(result, alpha, method))
@@ -192,7 +208,14 @@ def _lines(result: dict[str, Any], alpha: float, method: str) -> Iterator[str]:
     table = [(*headings, *extra), *[row if extra else row[:-1] for row in rows]]
     widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
     yield ""
-    yield f"Against the control, intervals at {1 - alpha:.4g} ({method})"
+    group = result.get("group_sequential")
+    if group is None:
+        yield f"Against the control, intervals at {1 - alpha:.4g} ({method})"
+    else:
+        yield (
+            f"Against the control, look {group['look']} of {group['looks']} ({group['bounds']}): "
+            f"stop where p < {_p(group['stop_below'])}, as the interval then leaves out 0"
+        )
     for row in table:
         cells = (
             cell.ljust(width) if place < 2 else cell.rjust(width)

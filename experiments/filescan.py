@@ -125,18 +125,27 @@ def _scan(connection: duckdb.DuckDBPyConnection, reader: str, path: Path, wanted
     return _collect(found, wanted, units)
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, text: str, path: Path) -> list[dict[str, Any]]:
-    answer = connection.execute(text, {"path": str(path)})
-    names = [str(column[0]) for column in answer.description or []]
-    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+@dataclass(frozen=True)
+class _Query:
+    """SQL, and by name the column of its answer: an aggregate that several names need is counted once."""
+
+    sql: str
+    columns: Mapping[str, str]
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: _Query, path: Path) -> list[dict[str, Any]]:
+    answer = connection.execute(query.sql, {"path": str(path)})
+    found = [str(column[0]) for column in answer.description or []]
+    place = {name: found.index(column) for name, column in query.columns.items()}
+    return [{name: row[i] for name, i in place.items()} for row in answer.fetchall()]
 
 
 def _taken_for_complete(
-    connection: duckdb.DuckDBPyConnection, text: str, path: Path, wanted: Wanted
+    connection: duckdb.DuckDBPyConnection, query: _Query, path: Path, wanted: Wanted
 ) -> list[dict[str, Any]] | None:
     """None where a value is missing and that matters to another column, or one is not finite."""
     try:
-        found = _rows(connection, text, path)
+        found = _rows(connection, query, path)
     except duckdb.OutOfRangeException:  # a variance of infinite values
         return None
     for f, columns in enumerate(wanted.families.values()):
@@ -149,12 +158,21 @@ def _taken_for_complete(
     return found
 
 
-def _moments_sql(reader: str, types: Mapping[str, str], wanted: Wanted, *, complete: bool) -> str:
+def _moments_sql(reader: str, types: Mapping[str, str], wanted: Wanted, *, complete: bool) -> _Query:
     """Sizes, checks and moments by group. ``complete``: every value is taken for a finite number."""
-    numbers = f"SELECT {', '.join(_projection(types, wanted))} FROM {reader}"  # noqa: S608
-    chosen = f"SELECT *, {', '.join(_families(wanted, complete))} FROM ({numbers})"  # noqa: S608
-    shown = ", ".join(_aggregates(wanted, complete))
-    return f"SELECT {shown} FROM ({chosen}) GROUP BY ALL ORDER BY ALL LIMIT {MAX_GROUPS + 1}"  # noqa: S608
+    source = f"SELECT {', '.join(_projection(types, wanted))} FROM {reader}"  # noqa: S608
+    if not complete:
+        source = f"SELECT *, {', '.join(_families(wanted))} FROM ({source})"  # noqa: S608
+    columns: dict[str, str] = {"arm": "arm", "dimension": "dimension"}
+    shown: dict[str, str] = {}
+    for name, aggregate in _aggregates(wanted, complete):
+        columns[name] = shown.setdefault(aggregate, f"a{len(shown)}")
+    listed = ", ".join(f"{aggregate} AS {column}" for aggregate, column in shown.items())
+    return _Query(
+        f"SELECT arm, dimension, {listed} FROM ({source}) "  # noqa: S608
+        f"GROUP BY ALL ORDER BY ALL LIMIT {MAX_GROUPS + 1}",
+        columns,
+    )
 
 
 def _quoted(name: str) -> str:
@@ -197,36 +215,41 @@ def _projection(types: Mapping[str, str], wanted: Wanted) -> Iterator[str]:
         yield f"CASE WHEN {number} IS NULL AND {word} NOT IN ({missing}) THEN {column} END AS t{i}"
 
 
-def _families(wanted: Wanted, complete: bool) -> Iterator[str]:
+def _families(wanted: Wanted) -> Iterator[str]:
     """The columns of each family; nothing in a row where one of them has no number."""
     place = {name: i for i, name in enumerate(wanted.numbers)}
     for f, columns in enumerate(wanted.families.values()):
         rows = " AND ".join(f"isfinite(v{place[name]})" for name in columns)
         for a, name in enumerate(columns):
-            value = f"v{place[name]}"
-            yield f"{value if complete else f'CASE WHEN {rows} THEN {value} END'} AS x_{f}_{a}"
+            yield f"CASE WHEN {rows} THEN v{place[name]} END AS x_{f}_{a}"
 
 
-def _aggregates(wanted: Wanted, complete: bool) -> Iterator[str]:
-    yield "arm, dimension, count(*) AS n"
-    for i, name in enumerate(wanted.numbers):
+def _aggregates(wanted: Wanted, complete: bool) -> Iterator[tuple[str, str]]:
+    """Names, and what is counted under them."""
+    place = {name: i for i, name in enumerate(wanted.numbers)}
+    yield "n", "count(*)"
+    for name, i in place.items():
         if complete:
-            yield f"count(v{i}) AS finite{i}"
+            yield f"finite{i}", f"count(v{i})"
         else:
             # Not by isnan(): where Parquet's statistics, which leave NaN out, know a range, it is always
             # false.
-            yield f"count(*) FILTER (isfinite(v{i})) AS finite{i}"
-            yield f"count(*) FILTER (isinf(v{i})) AS infinite{i}"
-            yield f"count(t{i}) AS bad{i}, min(t{i}) AS example{i}"
+            yield f"finite{i}", f"count(*) FILTER (isfinite(v{i}))"
+            yield f"infinite{i}", f"count(*) FILTER (isinf(v{i}))"
+            yield f"bad{i}", f"count(t{i})"
+            yield f"example{i}", f"min(t{i})"
         if name in wanted.shares:
             other = f"FILTER (isfinite(v{i}) AND v{i} NOT IN (0, 1))"
-            yield f"count(*) {other} AS other{i}, max(v{i}) {other} AS odd{i}"
+            yield f"other{i}", f"count(*) {other}"
+            yield f"odd{i}", f"max(v{i}) {other}"
     for f, columns in enumerate(wanted.families.values()):
-        for a in range(len(columns)):
-            yield f"count(x_{f}_{a}) AS n_{f}_{a}, favg(x_{f}_{a}) AS m_{f}_{a}"
+        values = [f"v{place[name]}" if complete else f"x_{f}_{a}" for a, name in enumerate(columns)]
+        for a, value in enumerate(values):
+            yield f"n_{f}_{a}", f"count({value})"
+            yield f"m_{f}_{a}", f"favg({value})"
         for a, b in _pairs(columns):
-            moment = f"var_samp(x_{f}_{a})" if a == b else f"covar_samp(x_{f}_{a}, x_{f}_{b})"
-            yield f"{moment} AS c_{f}_{a}_{b}"
+            moment = f"var_samp({values[a]})" if a == b else f"covar_samp({values[a]}, {values[b]})"
+            yield f"c_{f}_{a}_{b}", moment
 
 
 def _pairs(columns: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -220,7 +220,8 @@ def read_outs(*, quick: bool, repetitions: int) -> Iterator[Comparison]:
     case = f"{units:,} units, 2 arms, {METRICS} metrics with CUPED"
     yield compare("experiments", case, found, "ours", BARE, rows=units, at_most=AT_MOST)
     yield compare("experiments", case, found, "ours", TABLE, rows=units, at_least=AT_LEAST)
-    yield compare("experiments", case, found, "ours", RELATION, rows=units, at_least=AT_LEAST)
+    # There DuckDB does the scan for it too: nobody can be far below that.
+    yield compare("experiments", case, found, "ours", RELATION, rows=units)
 
 
 def facts(*, quick: bool, repetitions: int) -> Iterator[Comparison]:

@@ -45,6 +45,7 @@ AREAS = {
     "review": "loyalty",
     "referrals": "loyalty",
     "groups": "loyalty",
+    "again": "campaigns",
     "experiments": "results",
     "metrics": "results",
     "planning": "results",

@@ -20,6 +20,7 @@ RELEASED = {
     "0001_first_tables.py": "d3b2d697ffad96c497d3ae0e4c4cb006e55d4fec50e0fe5ba5ff8cde86cad7ac",
     "0002_segments.py": "cae67b74fbd17bfd00c268d5227f4c6dd2de622073e889cd58efee5c0cd157c9",
     "0003_channels.py": "bebb441cdc54b48f07b7cb7e135b48edb3e2c9ff7327e8b59091e6f2ed59791e",
+    "0004_loyalty.py": "ba26dedcc31c0c718c34893f6a41b85f997892836cdbcb3f24f7e202a45dcbda",
 }
 """Revisions that shops have run, and the SHA-256 of their text."""
 AT = datetime(2026, 3, 1, tzinfo=UTC)

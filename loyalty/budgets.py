@@ -6,11 +6,12 @@ budget is never written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from core.db import among
 from loyalty.models import CouponBatch
 
 
@@ -29,6 +30,20 @@ def take(session: Session, batch_id: int, amount_minor: int) -> bool:
         execution_options={"synchronize_session": False},
     )
     return done.one_or_none() is not None
+
+
+def room(session: Session, batch_ids: Iterable[int]) -> dict[int, int]:
+    """Money left of each batch that has a budget; their rows are locked, in id order."""
+    wanted = sorted(batch_ids)
+    if not wanted:
+        return {}
+    rows = session.execute(
+        sa.select(CouponBatch.id, CouponBatch.budget_minor - CouponBatch.budget_used_minor)
+        .where(among(session, CouponBatch.id, wanted), CouponBatch.budget_minor.is_not(None))
+        .order_by(CouponBatch.id)
+        .with_for_update(key_share=True)
+    )
+    return {batch: left for batch, left in rows if left is not None}
 
 
 def move(session: Session, amounts: Mapping[int, int]) -> None:

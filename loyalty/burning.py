@@ -7,14 +7,17 @@ the lots it came from. In the ledger a burn is an entry ``spend``, what is given
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among
-from core.errors import Conflict, InvalidInput, NotFound
+from core.db import among, among_named, dialect_of, named
+from core.errors import Conflict, HuiliuError, InvalidInput, NotFound
 from loyalty import earn_rules, ledger, point_holds, requests
 from loyalty.ledger import NotEnough
 from loyalty.lots import EXPIRE, REFUND, SPEND, Change
@@ -56,6 +59,21 @@ class Refunded:
     available: int
 
 
+class Burn(NamedTuple):
+    """Points to be burnt on a source, under an idempotency key."""
+
+    member_id: int
+    points: int
+    source_id: str
+    key: str
+    now: datetime
+
+    @property
+    def digest(self) -> str:
+        body = {"do": SPEND, "member": self.member_id, "points": self.points, "source_id": self.source_id}
+        return requests.fingerprint(body)
+
+
 def burn(
     session: Session,
     member_id: int,
@@ -72,52 +90,139 @@ def burn(
     is not burnt is released. :class:`~loyalty.ledger.NotEnough` if short. The same key with the same body
     answers the same again; a source that burned before is a Conflict.
     """
+    if hold_id is not None:
+        return _burn_hold(session, member_id, points, source_id, hold_id, idempotency_key, now)
+    if points is None or source_id is None:
+        raise InvalidInput("Say how many points to burn and on what, or name a hold.", "points")
+    [done] = burn_many(session, [Burn(member_id, points, source_id, idempotency_key, now)])
+    assert done is not None, "a key alone is not there twice"
+    if isinstance(done, HuiliuError):
+        raise done
+    return done
+
+
+def burn_many(session: Session, burns: Sequence[Burn]) -> list[Burned | HuiliuError | None]:
+    """Burn points of many at once: in their order what :func:`burn` answers or raises of each.
+
+    None for a key that is named twice here: it has to be done after the others, by :func:`burn`.
+    """
+    found: list[Burned | HuiliuError | None] = [None] * len(burns)
+    places: dict[str, int] = {}
+    for place, one in enumerate(burns):
+        try:
+            check_points(one.points)
+            places.setdefault(requests.check_key(one.key), place)
+        except HuiliuError as error:
+            found[place] = error
+    if not places:
+        return found
+    at = max(burns[place].now for place in places.values())
+    before = requests.claim_many(session, {key: burns[place].digest for key, place in places.items()}, at)
+    todo = []
+    for key, place in places.items():
+        try:
+            again = requests.repeated(before.get(key), key, burns[place].digest)
+        except HuiliuError as error:
+            found[place] = error
+        else:
+            found[place] = None if again is None else Burned(**again)
+            todo += [place] if again is None else []
+    for place, done in zip(todo, _draw(session, [burns[place] for place in todo], at), strict=True):
+        found[place] = done
+    answers = {burns[place].key: found[place] for place in todo}
+    requests.give_up(session, [key for key, one in answers.items() if not isinstance(one, Burned)])
+    requests.remember_many(
+        session, {key: asdict(one) for key, one in answers.items() if isinstance(one, Burned)}
+    )
+    return found
+
+
+def _draw(session: Session, burns: Sequence[Burn], at: datetime) -> list[Burned | HuiliuError]:
+    """Spend the points of each in turn, or say why not."""
+    if not burns:
+        return []
+    members = sorted({one.member_id for one in burns})
+    ledger.lock_members(session, members)
+    spent = _spent_before(session, burns)
+    point_holds.expire_holds_of(session, members, at)
+    holdings = ledger.holdings(session, members, at)
+    found: list[Burned | HuiliuError] = []
+    changes: list[Change] = []
+    for one in burns:
+        holding = holdings[one.member_id]
+        available = holding.available(at)
+        if (one.member_id, one.source_id) in spent:
+            found.append(_second(one.source_id))
+        elif available < one.points:
+            found.append(
+                NotEnough(f"The member has {available} points to spend; {one.points} were asked for.")
+            )
+        else:
+            drawn = holding.draw(one.points, available_at=at)
+            changes += [Change(one.member_id, lot, SPEND, one.source_id, -share) for lot, share in drawn]
+            spent.add((one.member_id, one.source_id))
+            found.append(Burned(one.points, available - one.points))
+    ledger.write(session, changes, at)
+    _prolong(session, {change.member_id for change in changes}, at)
+    return found
+
+
+def _prolong(session: Session, members: Collection[int], now: datetime) -> None:
+    """Spending is activity: where inactivity is what ends points, they live on."""
+    rule = earn_rules.load_rule(session) if members else None
+    end = rule.expiry(now) if rule is not None and rule.rolling else None
+    if end is not None:
+        ledger.move_ends(session, dict.fromkeys(members, end), now)
+
+
+def _spent_before(session: Session, burns: Sequence[Burn]) -> set[tuple[int, str]]:
+    """Of the members and sources of these burns those that burnt before, given back since or not."""
+    dialect = dialect_of(session)
+    params = {
+        "members": named(dialect, sorted({one.member_id for one in burns})),
+        "sources": named(dialect, sorted({one.source_id for one in burns})),
+    }
+    return {(member_id, source) for member_id, source in session.execute(_spent(dialect), params)}
+
+
+@lru_cache
+def _spent(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    return sa.select(_E.member_id, _E.source_id).where(
+        among_named(dialect, _E.member_id, "members"),
+        among_named(dialect, _E.source_id, "sources"),
+        _E.kind == SPEND,
+    )
+
+
+def _burn_hold(
+    session: Session,
+    member_id: int,
+    points: int | None,
+    source_id: str | None,
+    hold_id: int,
+    key: str,
+    now: datetime,
+) -> Burned:
     if points is not None:
         check_points(points)
-    if hold_id is None and (points is None or source_id is None):
-        raise InvalidInput("Say how many points to burn and on what, or name a hold.", "points")
-    body = {"do": SPEND, "member": member_id, "points": points, "source_id": source_id}
-    if hold_id is not None:
-        body["hold"] = hold_id
-    before = requests.claim(session, idempotency_key, body, now)
+    body = {"do": SPEND, "member": member_id, "points": points, "source_id": source_id, "hold": hold_id}
+    before = requests.claim(session, key, body, now)
     if before is not None:
         return Burned(**before)
     ledger.lock_members(session, [member_id])
-    if hold_id is not None:
-        held = point_holds.open_hold(session, member_id, hold_id, now)
-        if source_id not in (None, held.source_id):
-            raise Conflict(f"The hold {hold_id} is for “{held.source_id}”, not for “{source_id}”.")
-        _check_first(session, member_id, held.source_id)
-        taken = point_holds.capture(session, member_id, hold_id, points, now)
-        answer = Burned(taken, balance(session, member_id, now).available)
-    else:
-        assert points is not None
-        assert source_id is not None
-        _check_first(session, member_id, source_id)
-        answer = Burned(points, draw(session, member_id, points, source_id, now))
-    requests.remember(session, idempotency_key, asdict(answer))
+    held = point_holds.open_hold(session, member_id, hold_id, now)
+    if source_id not in (None, held.source_id):
+        raise Conflict(f"The hold {hold_id} is for “{held.source_id}”, not for “{source_id}”.")
+    if _burned_by_lot(session, member_id, held.source_id):
+        raise _second(held.source_id)
+    taken = point_holds.capture(session, member_id, hold_id, points, now)
+    answer = Burned(taken, balance(session, member_id, now).available)
+    requests.remember(session, key, asdict(answer))
     return answer
 
 
-def _check_first(session: Session, member_id: int, source_id: str) -> None:
-    if _burned_by_lot(session, member_id, source_id):
-        raise Conflict(f"Points were burnt on “{source_id}” before; name another source for a new burn.")
-
-
-def draw(session: Session, member_id: int, points: int, source_id: str, now: datetime) -> int:
-    """Spend points of a locked member; what can still be spent. :class:`NotEnough` if short."""
-    point_holds.expire_holds_of(session, [member_id], now)
-    holding = ledger.holdings(session, [member_id], now)[member_id]
-    available = holding.available(now)
-    if available < points:
-        raise NotEnough(f"The member has {available} points to spend; {points} were asked for.")
-    drawn = holding.draw(points, available_at=now)
-    ledger.write(session, [Change(member_id, lot, SPEND, source_id, -share) for lot, share in drawn], now)
-    rule = earn_rules.load_rule(session)
-    end = rule.expiry(now) if rule.rolling else None
-    if end is not None:
-        ledger.move_ends(session, {member_id: end}, now)
-    return available - points
+def _second(source_id: str) -> Conflict:
+    return Conflict(f"Points were burnt on “{source_id}” before; name another source for a new burn.")
 
 
 def _burned_by_lot(session: Session, member_id: int, source_id: str) -> dict[int, int]:

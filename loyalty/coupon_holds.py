@@ -34,7 +34,7 @@ from loyalty.uses import (
     give_codes_back,
     lock_coupon,
     see,
-    set_state,
+    set_states,
     take_budget,
     user_of,
     without_old_hold,
@@ -109,7 +109,7 @@ def hold(
     new = insert_new(session, CouponHold.__table__, values, ["idempotency_key"])
     if new is None:  # another code, at the same moment, with the same key
         raise other_body(idempotency_key)
-    set_state(session, coupon.id, HELD)
+    set_states(session, [coupon.id], HELD)
     return Held(new[0], coupon.code, coupon.batch, order_ref, basket_minor, off, currency, HELD, expires_at)
 
 

@@ -7,22 +7,23 @@ key with the same body answers the same, with another body it is refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import lock_rows
-from core.errors import NotFound
+from core.db import among_named, bulk_insert, dialect_of, lock_rows, named
+from core.errors import HuiliuError, NotFound
 from core.models import Member
 from core.warehouse.replica import mark
 from loyalty import benefits, budgets, codes
 from loyalty.batches import EXPIRED, HELD, ISSUED, REDEEMED, find_batch
 from loyalty.models import Coupon, CouponBatch, CouponHold, Redemption
 from loyalty.requests import check_key, fingerprint, other_body
-from loyalty.sets import insert_new
 from loyalty.uses import (
     REASONS,
     RELEASED,
@@ -35,12 +36,16 @@ from loyalty.uses import (
     find_locked,
     live_hold,
     lock_coupon,
+    lock_coupons,
     locked_coupons,
+    members_named,
+    no_room,
     resolve,
     see,
-    set_state,
+    set_states,
     take_budget,
     unknown,
+    user_among,
     user_of,
     without_old_hold,
 )
@@ -50,23 +55,33 @@ __all__ = [
     "REDEMPTIONS",
     "Redeemed",
     "Refused",
+    "Use",
     "check_basket",
     "check_usable",
     "locked_coupons",
     "redeem",
     "redeem_for_member",
     "redeem_hold",
+    "redeem_many",
+    "redeem_one",
     "unknown",
 ]
 
 REDEMPTIONS = "redemptions"
 """Name of the fact table of the warehouse."""
 _R, _C, _B = Redemption.__table__, Coupon.__table__, CouponBatch.__table__
-_BY_KEY = (
-    sa.select(_R, _C.c.code, _B.c.name.label("batch"))
-    .join_from(_R, _C, _C.c.id == _R.c.coupon_id)
-    .join(_B, _B.c.id == _C.c.batch_id)
-    .where(_R.c.idempotency_key == sa.bindparam("key"))
+_COLUMNS = (
+    "coupon_id",
+    "member_id",
+    "order_ref",
+    "basket_minor",
+    "discount_minor",
+    "currency",
+    "redeemed_at",
+    "idempotency_key",
+    "request_hash",
+    "returned_basket_minor",
+    "returned_discount_minor",
 )
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -89,6 +104,101 @@ class Redeemed:
     returned_discount_minor: int = 0
 
 
+class Use(NamedTuple):
+    """A code to be redeemed on a basket, under an idempotency key."""
+
+    code: str
+    basket: Basket
+    key: str
+    now: datetime
+
+    @property
+    def digest(self) -> str:
+        return fingerprint({"code": codes.plain(self.code), **_body(self.basket)})
+
+
+class _Taken(NamedTuple):
+    """A use that was found right, to be written."""
+
+    coupon: Any
+    member_id: int | None
+    basket: Basket
+    off: int
+    key: str
+    digest: str
+    now: datetime
+
+
+def redeem_many(session: Session, uses: Sequence[Use]) -> list[Redeemed | HuiliuError | None]:
+    """Use many codes at once: in their order what :func:`redeem` answers or raises of each.
+
+    None where :func:`redeem` has to do it, in a transaction of its own: a code that is held, that many use or
+    nobody has, whose member may use only so many a day, and one that is named twice here.
+    """
+    found: list[Redeemed | HuiliuError | None] = [None] * len(uses)
+    fresh: dict[str, int] = {}
+    keys: set[str] = set()
+    for place, use in enumerate(uses):
+        try:
+            use.basket.checked()
+            code, key = codes.plain(use.code), check_key(use.key)
+        except HuiliuError as error:
+            found[place] = error
+            continue
+        if code not in fresh and key not in keys:
+            fresh[code] = place
+            keys.add(key)
+    coupons = {coupon.code: coupon for coupon in lock_coupons(session, fresh)}
+    before = _stored(session, keys)
+    members = members_named(session, {use.basket.member for use in uses})
+    taken: dict[int, _Taken] = {}
+    for code, place in fresh.items():
+        coupon, use = coupons.get(code), uses[place]
+        if coupon is None or coupon.daily_per_member_limit is not None:
+            continue
+        try:
+            again = _again(before.get(use.key), use.key, use.digest)
+            if again is not None:
+                found[place] = again
+            elif coupon.state != HELD:
+                taken[place] = _plain(coupon, use, members)
+        except HuiliuError as error:
+            found[place] = error
+    for place, refused in _over_budget(session, taken).items():
+        found[place] = refused
+        del taken[place]
+    for place, done in zip(taken, _write(session, list(taken.values())), strict=True):
+        found[place] = done
+    return found
+
+
+def _plain(coupon: Any, use: Use, members: Mapping[str, Sequence[int]]) -> _Taken:
+    """The use of a locked code that is not held, or what refuses it."""
+    check_usable(coupon, use.now)
+    basket = use.basket
+    check_basket(coupon, basket.basket_minor, basket.currency)
+    named_ = [] if basket.member is None else members.get(basket.member, [])
+    member_id = user_among(coupon, basket.member, named_)
+    off = benefits.discount(coupon.benefit, basket.basket_minor)
+    return _Taken(coupon, member_id, basket, off, use.key, use.digest, use.now)
+
+
+def _over_budget(session: Session, taken: Mapping[int, _Taken]) -> dict[int, Refused]:
+    """Count the money of the uses into their batches' budgets, in their order; those it has no room for."""
+    limited = {place: one for place, one in taken.items() if one.coupon.budget_minor is not None and one.off}
+    room = budgets.room(session, {one.coupon.batch_id for one in limited.values()})
+    amounts = dict.fromkeys(room, 0)
+    refused = {}
+    for place, one in limited.items():
+        batch = one.coupon.batch_id
+        if amounts[batch] + one.off > room[batch]:
+            refused[place] = no_room(one.coupon, one.off)
+        else:
+            amounts[batch] += one.off
+    budgets.move(session, amounts)
+    return refused
+
+
 def redeem(
     session: Session,
     code: str,
@@ -107,17 +217,28 @@ def redeem(
     its customer), never in another member's name. A code that is held for this order is taken from its
     hold; a code that many use becomes a code of its own.
     """
-    basket = Basket(order_ref, basket_minor, currency, member_external_id).checked()
-    digest = fingerprint({"code": codes.plain(code), **_body(basket)})
-    seen = see(session, code)
+    basket = Basket(order_ref, basket_minor, currency, member_external_id)
+    return redeem_one(session, Use(code, basket, idempotency_key, now))
+
+
+def redeem_one(session: Session, use: Use) -> Redeemed:
+    """:func:`redeem` of a use as :func:`redeem_many` takes them."""
+    use.basket.checked()
+    seen = see(session, use.code)
+    if seen is not None and seen.daily_per_member_limit is None:
+        [done] = redeem_many(session, [use])
+        if isinstance(done, HuiliuError):
+            raise done
+        if done is not None:
+            return done
     if seen is None:
         # A code that many use may have been withdrawn since it was used with this key.
-        before = _repeated(session, idempotency_key, digest)
+        before = _repeated(session, use.key, use.digest)
         if before is not None:
             return before
-    coupon = find_locked(session, code, seen, basket, idempotency_key, now)
-    before = _repeated(session, idempotency_key, digest)
-    return before or _use(session, coupon, basket, None, idempotency_key, digest, now)
+    coupon = find_locked(session, use.code, seen, use.basket, use.key, use.now)
+    before = _repeated(session, use.key, use.digest)
+    return before or _use(session, coupon, use.basket, None, use.key, use.digest, use.now)
 
 
 def redeem_hold(
@@ -228,27 +349,43 @@ def _use(
         off = min(off, held.discount_minor)
         resolve(session, held, REDEEMED, now)
         budgets.give_back(session, coupon.batch_id, coupon.budget_minor, held.discount_minor - off)
-    values = {
-        "coupon_id": coupon.id,
-        "member_id": member_id,
-        "order_ref": basket.order_ref,
-        "basket_minor": basket.basket_minor,
-        "discount_minor": off,
-        "currency": basket.currency,
-        "redeemed_at": now,
-        "idempotency_key": check_key(key),
-        "request_hash": digest,
-        "returned_basket_minor": 0,
-        "returned_discount_minor": 0,
-    }
-    new = insert_new(session, Redemption.__table__, values, ["idempotency_key"])
-    if new is None:  # another code, at the same moment, with the same key
-        raise other_body(key)
-    set_state(session, coupon.id, REDEEMED)
-    mark(session, REDEMPTIONS, [now])
-    return Redeemed(
-        new[0], coupon.code, coupon.batch, basket.order_ref, basket.basket_minor, off, basket.currency, now
+    [done] = _write(session, [_Taken(coupon, member_id, basket, off, check_key(key), digest, now)])
+    return done
+
+
+def _write(session: Session, taken: Sequence[_Taken]) -> list[Redeemed]:
+    """Write uses of locked codes. Conflict where a key was used at this moment for another code."""
+    if not taken:
+        return []
+    rows = (
+        (
+            *(use.coupon.id, use.member_id, use.basket.order_ref, use.basket.basket_minor, use.off),
+            *(use.basket.currency, use.now, use.key, use.digest, 0, 0),
+        )
+        for use in taken
     )
+    new = bulk_insert(
+        session, _R, _COLUMNS, rows, conflict=["idempotency_key"], returning=["idempotency_key", "id"]
+    )
+    ids: dict[str, int] = dict(new)
+    for use in taken:
+        if use.key not in ids:
+            raise other_body(use.key)
+    set_states(session, [use.coupon.id for use in taken], REDEEMED)
+    mark(session, REDEMPTIONS, [use.now for use in taken])
+    return [
+        Redeemed(
+            ids[use.key],
+            use.coupon.code,
+            use.coupon.batch,
+            use.basket.order_ref,
+            use.basket.basket_minor,
+            use.off,
+            use.basket.currency,
+            use.now,
+        )
+        for use in taken
+    ]
 
 
 def _hold_to_take(
@@ -273,13 +410,34 @@ def _hold_to_take(
 
 
 def _repeated(session: Session, key: str, digest: str) -> Redeemed | None:
-    found = session.execute(_BY_KEY, {"key": check_key(key)}).one_or_none()
+    return _again(_stored(session, [check_key(key)]).get(key), key, digest)
+
+
+def _again(found: Any, key: str, digest: str) -> Redeemed | None:
+    """What was answered to this key before, or Conflict where that was to another body."""
     if found is None:
         return None
     if found.request_hash != digest:
         raise other_body(key)
     # The answer of a redemption stays what it was, also after its order was refunded.
     return replace(answer(found, found.code, found.batch), returned_basket_minor=0, returned_discount_minor=0)
+
+
+def _stored(session: Session, keys: Iterable[str]) -> dict[str, Any]:
+    """key → the redemption that has it."""
+    dialect = dialect_of(session)
+    rows = session.execute(_by_key(dialect), {"keys": named(dialect, sorted(keys))})
+    return {row.idempotency_key: row for row in rows}
+
+
+@lru_cache
+def _by_key(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    return (
+        sa.select(_R, _C.c.code, _B.c.name.label("batch"))
+        .join_from(_R, _C, _C.c.id == _R.c.coupon_id)
+        .join(_B, _B.c.id == _C.c.batch_id)
+        .where(among_named(dialect, _R.c.idempotency_key, "keys"))
+    )
 
 
 def answer(found: Any, code: str, batch: str, rolled_back_at: datetime | None = None) -> Redeemed:

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from core.db import among, bulk_insert
 from core.errors import Conflict, InvalidInput
 from loyalty.models import LoyaltyRequest
-from loyalty.sets import insert_new
 
 MAX_KEY = 128
 _TABLE = LoyaltyRequest.__table__
 assert isinstance(_TABLE, sa.Table)
-_STORED = sa.select(_TABLE.c.request_hash, _TABLE.c.answer).where(_TABLE.c.key == sa.bindparam("key"))
 _REMEMBER = sa.update(_TABLE).where(_TABLE.c.key == sa.bindparam("of")).values(answer=sa.bindparam("answer"))
 
 
@@ -57,10 +56,29 @@ def claim(session: Session, key: str, body: Mapping[str, Any], now: datetime) ->
     Call it before any lock is taken, and :func:`remember` before the transaction ends.
     """
     digest = fingerprint(body)
-    row = {"key": check_key(key), "request_hash": digest, "answer": {}, "at": now}
-    if insert_new(session, LoyaltyRequest.__table__, row, ["key"]) is not None:
+    return repeated(claim_many(session, {check_key(key): digest}, now).get(key), key, digest)
+
+
+def claim_many(session: Session, digests: Mapping[str, str], now: datetime) -> dict[str, Any]:
+    """Of keys (each with its body's fingerprint) those that were used before, with what is stored of them;
+    the others are now the caller's. In order of the keys: two who want the same ones do not block each other.
+    """
+    answer: dict[str, Any] = {}
+    rows = ((key, digest, answer, now) for key, digest in sorted(digests.items()))
+    new = bulk_insert(
+        session, _TABLE, ("key", "request_hash", "answer", "at"), rows, conflict=["key"], returning=["key"]
+    )
+    others = digests.keys() - {key for (key,) in new}
+    if not others:
+        return {}
+    stored = sa.select(_TABLE).where(among(session, _TABLE.c.key, sorted(others)))
+    return {row.key: row for row in session.execute(stored)}
+
+
+def repeated(stored: Any, key: str, digest: str) -> dict[str, Any] | None:
+    """The answer of a key that was used before; None where it was not; Conflict where for another body."""
+    if stored is None:
         return None
-    stored = session.execute(_STORED, {"key": key}).one()
     if stored.request_hash != digest:
         raise other_body(key)
     return dict(stored.answer)
@@ -68,4 +86,17 @@ def claim(session: Session, key: str, body: Mapping[str, Any], now: datetime) ->
 
 def remember(session: Session, key: str, answer: Mapping[str, Any]) -> None:
     """Keep the answer of a key claimed in this transaction."""
-    session.execute(_REMEMBER, {"of": key, "answer": dict(answer)})
+    remember_many(session, {key: answer})
+
+
+def remember_many(session: Session, answers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep the answers of keys claimed in this transaction."""
+    if answers:
+        rows = [{"of": key, "answer": dict(answer)} for key, answer in sorted(answers.items())]
+        session.connection().execute(_REMEMBER, rows)
+
+
+def give_up(session: Session, keys: Collection[str]) -> None:
+    """Free keys claimed in this transaction, where their requests were refused and others go on."""
+    if keys:
+        session.execute(sa.delete(LoyaltyRequest).where(among(session, LoyaltyRequest.key, sorted(keys))))

@@ -10,15 +10,16 @@ Order of locks: member rows, code rows, batch rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, lock_rows
+from core.db import among, among_named, dialect_of, lock_rows, named
 from core.errors import Conflict, InvalidInput, NotFound
 from core.models import Member
 from loyalty import benefits, budgets, codes, issuing
@@ -142,19 +143,28 @@ def locked_coupons() -> sa.Select[*tuple[Any, ...]]:
 
 
 # Made once: at a till, putting a statement together would cost more than running it.
-_LOCK = locked_coupons().where(_C.code == sa.bindparam("code"))
 _SEEN = (
     sa.select(_C.member_id, _B.daily_per_member_limit)
     .join_from(_COUPONS, _BATCHES, _B.id == _C.batch_id)
     .where(_C.code == sa.bindparam("code"))
 )
-assert isinstance(_COUPONS, sa.Table)
-_SET_STATE = sa.update(_COUPONS).where(_C.id == sa.bindparam("coupon")).values(state=sa.bindparam("to"))
+
+
+def lock_coupons(session: Session, texts: Iterable[str]) -> Sequence[Any]:
+    """Codes (as they are stored) with their batches, their rows locked in id order."""
+    dialect = dialect_of(session)
+    return session.execute(_lock(dialect), {"codes": named(dialect, texts)}).all()
+
+
+@lru_cache
+def _lock(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    return locked_coupons().where(among_named(dialect, _C.code, "codes"))
 
 
 def lock_coupon(session: Session, code: str) -> sa.Row[Any] | None:
     """The code with its batch, its row locked: nothing that decides is read before."""
-    return session.execute(_LOCK, {"code": code}).one_or_none()
+    found = lock_coupons(session, [code])
+    return found[0] if found else None
 
 
 def is_generic(coupon: Any) -> bool:
@@ -236,17 +246,39 @@ def _needs_member(batch: str) -> Refused:
 
 def member_named(session: Session, external_id: str | None) -> int | None:
     """The member of that id; None for a customer we do not know, or not surely."""
-    if external_id is None:
-        return None
-    ids = session.scalars(sa.select(Member.id).where(Member.external_id == external_id).limit(2)).all()
+    return _surely(_ids_of(session, external_id))
+
+
+def members_named(session: Session, external_ids: Iterable[str | None]) -> dict[str, list[int]]:
+    """The members of each id: several where shops of several sources have the same one."""
+    wanted = sorted({external_id for external_id in external_ids if external_id is not None})
+    found: dict[str, list[int]] = {external_id: [] for external_id in wanted}
+    if wanted:
+        members = sa.select(Member.external_id, Member.id).order_by(Member.id)
+        for external_id, member_id in session.execute(
+            members.where(among(session, Member.external_id, wanted))
+        ):
+            found[external_id].append(member_id)
+    return found
+
+
+def _ids_of(session: Session, external_id: str | None) -> list[int]:
+    return members_named(session, [external_id]).get(external_id or "", [])
+
+
+def _surely(ids: Sequence[int]) -> int | None:
     return ids[0] if len(ids) == 1 else None
 
 
 def user_of(session: Session, coupon: Any, external_id: str | None) -> int | None:
     """Who uses the code: its holder, also where nobody is named; never in another member's name."""
+    return user_among(coupon, external_id, _ids_of(session, external_id))
+
+
+def user_among(coupon: Any, external_id: str | None, ids: Sequence[int]) -> int | None:
+    """:func:`user_of` with the members that ``external_id`` names."""
     if external_id is None or coupon.member_id is None:
-        return coupon.member_id if coupon.member_id is not None else member_named(session, external_id)
-    ids = session.scalars(sa.select(Member.id).where(Member.external_id == external_id)).all()
+        return coupon.member_id if coupon.member_id is not None else _surely(ids)
     if coupon.member_id not in ids:
         raise Refused("other_member", f"The code {coupon.code} belongs to another member.")
     return int(coupon.member_id)
@@ -339,13 +371,24 @@ def uses_of_day(session: Session, coupon: Any, member_id: int, now: datetime) ->
 def take_budget(session: Session, coupon: Any, amount_minor: int) -> None:
     """Count money into the batch's budget, or raise :class:`Refused` where it has no room."""
     if coupon.budget_minor is not None and not budgets.take(session, coupon.batch_id, amount_minor):
-        raise Refused(
-            "budget", f"The budget of the offer “{coupon.batch}” has no room for {amount_minor} minor units."
-        )
+        raise no_room(coupon, amount_minor)
 
 
-def set_state(session: Session, coupon_id: int, state: str) -> None:
-    session.execute(_SET_STATE, {"coupon": coupon_id, "to": state})
+def no_room(coupon: Any, amount_minor: int) -> Refused:
+    return Refused(
+        "budget", f"The budget of the offer “{coupon.batch}” has no room for {amount_minor} minor units."
+    )
+
+
+def set_states(session: Session, coupon_ids: Iterable[int], state: str) -> None:
+    dialect = dialect_of(session)
+    session.execute(_set_state(dialect), {"coupons": named(dialect, coupon_ids), "to": state})
+
+
+@lru_cache
+def _set_state(dialect: str) -> sa.Update:
+    assert isinstance(_COUPONS, sa.Table)
+    return sa.update(_COUPONS).where(among_named(dialect, _C.id, "coupons")).values(state=sa.bindparam("to"))
 
 
 def give_codes_back(session: Session, coupons: Iterable[Any], now: datetime) -> None:

@@ -18,6 +18,7 @@ from tests.loyalty.data import NOW, add_batch, add_members, scalar, together
 from tests.loyalty.test_races import drop_the_second_defence, meet
 
 LATER = NOW + timedelta(minutes=15)
+CONNECTIONS = 64
 USED = "SELECT budget_used_minor FROM coupon_batches"
 
 
@@ -77,8 +78,35 @@ def unconditional(session: Any, batch_id: int, number: int) -> bool:
 
 
 def test_a_thousand_uses_of_a_code_for_many_stop_at_its_limit(pg_db: Database) -> None:
+    """A thousand tries over 64 connections that are open before the first try begins."""
     add_batch(pg_db, generic_code="SPRING26", total_limit=100, budget_minor=10**6)
-    ends = jobs(pg_db, lambda session, n: redeem(session, "SPRING26", n), 40, 25)
+    wide = Database(pg_db.url, pool_size=CONNECTIONS)
+    tries, ends, backends = iter(range(1000)), Counter[str](), set[int]()
+    lock, gate = threading.Lock(), threading.Barrier(CONNECTIONS)
+
+    def run() -> None:
+        with wide.read() as session:
+            backends.add(session.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
+            gate.wait(timeout=60)
+        while True:
+            with lock:
+                number = next(tries, None)
+            if number is None:
+                return
+            try:
+                with wide.write() as session:
+                    redeem(session, "SPRING26", number)
+                end = "done"
+            except coupons.Refused as error:
+                end = error.reason
+            with lock:
+                ends[end] += 1
+
+    try:
+        assert together([run] * CONNECTIONS) == {"done": CONNECTIONS}
+    finally:
+        wide.dispose()
+    assert len(backends) == CONNECTIONS
     assert ends == {"done": 100, "total_limit": 900}
     assert scalar(pg_db, "SELECT count(*) FROM redemptions") == 100
     assert scalar(pg_db, "SELECT issued FROM coupon_batches") == 100
@@ -154,18 +182,12 @@ def test_of_two_uses_the_last_of_the_budget_pays_one(pg_db: Database) -> None:
 def test_a_budget_that_is_read_and_then_written_is_passed(
     pg_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def left(session: Any, batch_id: int) -> int:
-        room = CouponBatch.budget_minor - CouponBatch.budget_used_minor
-        return int(session.scalar(sa.select(room).where(CouponBatch.id == batch_id)))
+    def room(session: Any, batch_ids: Any) -> Any:
+        left = CouponBatch.budget_minor - CouponBatch.budget_used_minor
+        where = CouponBatch.id.in_(list(batch_ids))
+        return dict(session.execute(sa.select(CouponBatch.id, left).where(where)).all())
 
-    both = meet(2, left)
-
-    def take(session: Any, batch_id: int, amount: int) -> bool:
-        fits = amount <= (left if amount == 900 else both)(session, batch_id)
-        budgets.move(session, {batch_id: amount})
-        return fits
-
-    monkeypatch.setattr(budgets, "take", take)
+    monkeypatch.setattr(budgets, "room", meet(2, room))
     assert two_of_a_hundred(pg_db) == {"done": 2}
     assert scalar(pg_db, USED) == 1100
 

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.db import Database
-from loyalty import burning, coupons, issuing, ledger, points, uses
+from loyalty import burning, coupons, issuing, ledger, points, redemptions, uses
 from loyalty.earning import EarnRule, accrue_orders
 from loyalty.models import Coupon, CouponBatch
 from tests.loyalty.data import NOW, add_batch, add_members, put_order, scalar, together
@@ -123,10 +123,10 @@ def test_without_the_codes_lock_it_is_redeemed_several_times(
     code = one_code(pg_db)
     drop_the_second_defence(pg_db, "DROP INDEX uq_redemptions_live")
 
-    def unlocked(session: Any, code: str) -> Any:
-        return session.execute(uses.coupons_with_batches().where(Coupon.code == code)).one()
+    def unlocked(session: Any, codes: Any) -> Any:
+        return session.execute(uses.coupons_with_batches().where(Coupon.code.in_(list(codes)))).all()
 
-    monkeypatch.setattr(uses, "lock_coupon", meet(50, unlocked))
+    monkeypatch.setattr(redemptions, "lock_coupons", meet(50, unlocked))
     assert fifty_baskets(pg_db, code) == {"done": 50}
     assert scalar(pg_db, "SELECT count(*) FROM redemptions WHERE rolled_back_at IS NULL") == 50
 

@@ -1,4 +1,4 @@
-"""Endpoints of coupons. Each request is one transaction."""
+"""Endpoints of coupons. Each request is one transaction; under a rush, codes at the tills share one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from core.db import Database
 from core.settings import Settings
-from loyalty import claims, coupons, transfers
+from core.together import Together
+from loyalty import claims, coupons, redemptions, transfers, uses
 from loyalty.abuse.rules import CLAIM, REDEEM
 from web.api import abuse, keys, schemas
 from web.api import coupon_schemas as forms
@@ -166,6 +167,8 @@ def _add_redemptions(
     settings: Settings,
     clock: Callable[[], datetime],
 ) -> None:
+    at_tills = Together(database, redemptions.redeem_many, redemptions.redeem_one)
+
     @blueprint.post("/coupons/redeem")
     @guard(blueprint, keys.LOYALTY)
     @blueprint.input(forms.RedeemIn, arg_name="body")
@@ -173,9 +176,14 @@ def _add_redemptions(
     @blueprint.doc(summary="Redeem a code on an order", description=REPEATABLE)
     @abuse.watched(database, clock, REDEEM, code=True)
     def redeem_coupon(body: forms.RedeemIn) -> dict[str, Any]:
-        key = idempotency_key()
+        key, now = idempotency_key(), clock()
+        basket = uses.Basket(
+            body.order_id, body.basket_minor, body.currency or settings.shop_currency, body.member_id
+        )
+        if body.batch is None and body.hold_id is None:
+            return _on_order(at_tills(redemptions.Use(str(body.code), basket, key, now)))
         with database.write() as session:
-            found = _redeem(session, body, body.currency or settings.shop_currency, key, clock())
+            found = _redeem_other(session, body, basket, key, now)
         return _on_order(found)
 
     @blueprint.post("/coupons/rollback")
@@ -199,22 +207,22 @@ def _add_redemptions(
         return _on_order(found)
 
 
-def _redeem(
-    session: Session, body: forms.RedeemIn, currency: str, key: str, now: datetime
+def _redeem_other(
+    session: Session, body: forms.RedeemIn, basket: uses.Basket, key: str, now: datetime
 ) -> coupons.Redeemed:
+    """Redeem a hold, or a member's best code of a batch."""
     common: dict[str, Any] = {
-        "order_ref": body.order_id,
-        "basket_minor": body.basket_minor,
-        "currency": currency,
+        "order_ref": basket.order_ref,
+        "basket_minor": basket.basket_minor,
+        "currency": basket.currency,
         "idempotency_key": key,
         "now": now,
     }
     if body.batch is not None:
         member_id = known_member(session, body.source, str(body.member_id))
         return coupons.redeem_for_member(session, body.batch, member_id, **common)
-    if body.hold_id is not None:
-        return coupons.redeem_hold(session, body.hold_id, member_external_id=body.member_id, **common)
-    return coupons.redeem(session, str(body.code), member_external_id=body.member_id, **common)
+    assert body.hold_id is not None
+    return coupons.redeem_hold(session, body.hold_id, member_external_id=body.member_id, **common)
 
 
 def _on_order(found: coupons.Redeemed | coupons.Held) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from typing import Any
 from apiflask import APIBlueprint, HTTPTokenAuth
 from flask import g, request
 from limits import parse
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
 
 from core.db import Database
 from core.errors import HuiliuError, InvalidInput
 from core.settings import Settings
 from loyalty.requests import MAX_KEY
 from web.api import errors, keys
+from web.rates import fixed_windows
 
 View = Callable[..., Any]
 REPEATABLE = "Needs an Idempotency-Key header: the same key with the same body gets the same answer."
@@ -42,7 +41,7 @@ class Guard:
     def __init__(self, database: Database, settings: Settings, clock: Callable[[], datetime]) -> None:
         self._database, self._clock = database, clock
         self._rate = parse(settings.api_rate)
-        self._seen = FixedWindowRateLimiter(MemoryStorage())
+        self._seen = fixed_windows()
         self._auth = HTTPTokenAuth(
             name="ApiKey", description="An API key, made under Settings: `Bearer hl_…`"
         )

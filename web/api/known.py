@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among
+from core.db import among_named, dialect_of, named
 from core.errors import NotFound
 from core.models import Member
 
@@ -18,16 +20,25 @@ def known_member(session: Session, source: str, external_id: str) -> int:
 
 def known_members(session: Session, source: str, external_ids: Sequence[str]) -> dict[str, int]:
     """Ids of known members that were not erased; NotFound names those who are not."""
-    rows = session.execute(
-        sa.select(Member.external_id, Member.id).where(
-            Member.source == source,
-            Member.erased_at.is_(None),
-            among(session, Member.external_id, external_ids),
-        )
-    )
-    found = {external_id: member_id for external_id, member_id in rows}  # noqa: C416
+    found = members_among(session, source, external_ids)
     missing = [external_id for external_id in external_ids if external_id not in found]
     if missing:
-        named = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
-        raise NotFound(f"Not known as members: {named}. Send them to /api/v1/members first.")
+        some = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+        raise NotFound(f"Not known as members: {some}. Send them to /api/v1/members first.")
     return found
+
+
+def members_among(session: Session, source: str, external_ids: Sequence[str]) -> dict[str, int]:
+    """Ids of those who are known members and were not erased."""
+    dialect = dialect_of(session)
+    rows = session.execute(_named(dialect), {"source": source, "names": named(dialect, external_ids)})
+    return {external_id: member_id for external_id, member_id in rows}  # noqa: C416
+
+
+@lru_cache
+def _named(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    return sa.select(Member.external_id, Member.id).where(
+        Member.source == sa.bindparam("source"),
+        Member.erased_at.is_(None),
+        among_named(dialect, Member.external_id, "names"),
+    )

@@ -1,21 +1,24 @@
-"""Endpoints of points. Each request is one transaction."""
+"""Endpoints of points. Each request is one transaction; under a rush, burns at the tills share one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from apiflask import APIBlueprint
 from flask import request
+from sqlalchemy.orm import Session
 
 from core.db import Database
+from core.errors import HuiliuError
+from core.together import Together
 from loyalty import adjustments, burning, point_holds, point_transfers, point_value, points
 from loyalty.requests import fingerprint
 from web.api import keys, schemas
 from web.api import point_schemas as shapes
 from web.api.guard import REPEATABLE, Guard, idempotency_key
-from web.api.known import known_member, known_members
+from web.api.known import known_member, known_members, members_among
 
 ACTOR = "api"
 """Who adjustments by the API name as their asker: anybody in the console may decide on them."""
@@ -122,6 +125,8 @@ def _add_holds(
 def _add_burns(
     blueprint: APIBlueprint, guard: Guard, database: Database, clock: Callable[[], datetime]
 ) -> None:
+    at_tills = Together(database, _burn_many, _burn_one)
+
     @blueprint.post("/points/burn")
     @guard(blueprint, keys.LOYALTY)
     @blueprint.input(shapes.BurnIn, arg_name="body")
@@ -131,17 +136,12 @@ def _add_burns(
         description=f"At once, or out of a hold, whose rest is released. {REPEATABLE}",
     )
     def burn_points(body: shapes.BurnIn) -> dict[str, Any]:
-        key = idempotency_key()
-        with database.write() as session:
-            found = burning.burn(
-                session,
-                known_member(session, body.source, body.member_id),
-                body.points,
-                source_id=body.order_id,
-                idempotency_key=key,
-                now=clock(),
-                hold_id=body.hold_id,
-            )
+        asked = _Asked(body, idempotency_key(), clock())
+        if body.hold_id is None:
+            found = at_tills(asked)
+        else:
+            with database.write() as session:
+                found = _burn_one(session, asked)
         return {"member_id": body.member_id, **vars(found)}
 
     @blueprint.post("/points/refund")
@@ -161,6 +161,48 @@ def _add_burns(
                 points=body.points,
             )
         return {"member_id": body.member_id, "points": found.points, "available": found.available}
+
+
+class _Asked(NamedTuple):
+    """A request to burn points."""
+
+    body: shapes.BurnIn
+    key: str
+    now: datetime
+
+
+def _burn_one(session: Session, asked: _Asked) -> burning.Burned:
+    body = asked.body
+    return burning.burn(
+        session,
+        known_member(session, body.source, body.member_id),
+        body.points,
+        source_id=body.order_id,
+        idempotency_key=asked.key,
+        now=asked.now,
+        hold_id=body.hold_id,
+    )
+
+
+def _burn_many(session: Session, asked: Sequence[_Asked]) -> list[burning.Burned | HuiliuError | None]:
+    """The burns of members who are known; the others get the words of :func:`_burn_one`."""
+    names: dict[str, list[str]] = {}
+    for one in asked:
+        names.setdefault(one.body.source, []).append(one.body.member_id)
+    ids = {
+        (source, name): member_id
+        for source, external_ids in names.items()
+        for name, member_id in members_among(session, source, external_ids).items()
+    }
+    burns: dict[int, burning.Burn] = {}
+    for place, (body, key, now) in enumerate(asked):
+        member_id = ids.get((body.source, body.member_id))
+        if member_id is not None and body.points is not None and body.order_id is not None:
+            burns[place] = burning.Burn(member_id, body.points, body.order_id, key, now)
+    found: list[burning.Burned | HuiliuError | None] = [None] * len(asked)
+    for place, done in zip(burns, burning.burn_many(session, list(burns.values())), strict=True):
+        found[place] = done
+    return found
 
 
 def _add_transfers(

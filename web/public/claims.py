@@ -14,8 +14,6 @@ from http import HTTPStatus
 
 from flask import Blueprint, Response, make_response, render_template_string, request, url_for
 from limits import parse
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
 
 from core.db import Database
 from core.errors import InvalidInput, NotFound
@@ -28,6 +26,7 @@ from loyalty.abuse.subjects import IP, subjects_of
 from loyalty.models import ClaimLink, CouponBatch
 from loyalty.uses import Refused
 from web.public import pages
+from web.rates import fixed_windows
 
 RATE = parse("20/minute")
 """Tries with a typed address, by the visitor's address."""
@@ -93,7 +92,7 @@ def add_routes(
     blueprint: Blueprint, database: Database, settings: Settings, now: Callable[[], datetime]
 ) -> None:
     """``/claim/<token>``: GET asks, POST claims and may be repeated. ``?m=…`` is a member's signed link."""
-    seen = FixedWindowRateLimiter(MemoryStorage())
+    seen = fixed_windows()
 
     def found(token: str) -> tuple[ClaimLink, CouponBatch] | Response:
         """The link and its batch; or what is answered where it is none, or the visitor is locked out."""

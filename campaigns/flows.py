@@ -1,4 +1,8 @@
-"""Prefect flows of campaigns: those whose time has come, those a crash left half-way, and reminders."""
+"""Prefect flows of campaigns: those whose time has come, those a crash left half-way, and reminders.
+
+Delivery is deployed from here, so that what it sends for campaigns is looked at once more before it leaves
+(``channels.rechecks``).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from prefect.logging import get_run_logger
 
 from campaigns import campaigns, reminders, watching
 from campaigns.run import run
+from channels.flows import deliver as deliver
 from core import settings as core_settings
 from core.db import Database
 from core.errors import HuiliuError

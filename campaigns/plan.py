@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -32,6 +32,8 @@ from segments.recommend.rank import recommend
 
 CONTROL_KEY = "campaigns.control"
 DEFAULT_CONTROL_SHARE = 0.05
+POINT_FACTS = ("balance", "points.expires_at", "points.expiring")
+"""What templates say where they show facts of the member's points, and not only points of the offer."""
 AUDIENCE_SCHEMA = pa.schema(
     [("member_id", pa.int64()), ("external_id", pa.string()), ("excluded", pa.bool_())]
 )
@@ -48,8 +50,8 @@ class Ready:
     batches: Mapping[str, CouponBatch]
     """arm → its coupon batch, for arms that have one."""
     points: Mapping[str, int]
-    shows_balance: bool
-    """Whether any template shows the points balance, which costs a query a batch."""
+    shows_points: bool
+    """Whether any template shows facts of the member's points, which costs a few queries a batch."""
     recommends: bool = False
     """Whether any template recommends products, which costs a query of the warehouse a batch."""
 
@@ -105,8 +107,8 @@ def make_ready(
         {v.name: {channel: found[name] for channel, name in v.templates.items()} for v in spec.variants},
         {v.name: batches[v.coupon_batch] for v in spec.variants if v.coupon_batch},
         {variant.name: variant.points for variant in spec.variants},
-        _mentions(session, set(found.values()), "balance"),
-        _mentions(session, set(found.values()), "recommend("),
+        shows_points(session, found.values()),
+        _mentions(session, found.values(), "recommend("),
     )
 
 
@@ -129,11 +131,16 @@ def offer_cost(batch: CouponBatch | None, points: int, spec: CampaignSpec) -> in
     return round(value)
 
 
-def _mentions(session: Session, versions: set[tuple[int, int]], text: str) -> bool:
+def shows_points(session: Session, versions: Iterable[tuple[int, int]]) -> bool:
+    """Whether one of the templates (id, version) shows what a member's points are or when they go."""
+    return _mentions(session, versions, *POINT_FACTS)
+
+
+def _mentions(session: Session, versions: Iterable[tuple[int, int]], *texts: str) -> bool:
     query = sa.select(TemplateContent.fields).where(
-        sa.tuple_(TemplateContent.template_id, TemplateContent.version).in_(versions)
+        sa.tuple_(TemplateContent.template_id, TemplateContent.version).in_(set(versions))
     )
-    return any(text in str(fields) for fields in session.scalars(query))
+    return any(text in str(fields) for fields in session.scalars(query) for text in texts)
 
 
 def limits(session: Session, campaign: Campaign, ready: Ready, spent_minor: int, *, lock: bool) -> Left:

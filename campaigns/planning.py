@@ -23,10 +23,11 @@ from core.errors import InvalidInput
 from core.settings import Settings
 from core.warehouse.engine import DuckEngine
 from experiments import catalogue, outlook, planning
-from experiments.metrics import MetricSpec
+from experiments.metrics import RETENTION, MetricSpec
 from experiments.models import Assignment, ExperimentPlan, Metric
 from experiments.outlook import DURATIONS, History
 from experiments.planning import Deviation, Plan
+from experiments.readout_form import ReadOut
 from segments.evaluate import evaluator
 
 GOALS = {"revenue": "revenue", "orders": "orders", "conversion": "converted"}
@@ -60,15 +61,7 @@ def goals(session: Session) -> dict[str, Goal]:
     for spec in catalogue.BUILT_IN:
         if spec.name not in taken:
             found[spec.name] = Goal(spec, 0)
-    return {name: goal for name, goal in found.items() if _plannable(goal.spec)}
-
-
-def _plannable(spec: MetricSpec) -> bool:
-    try:
-        outlook.check(spec)
-    except InvalidInput:
-        return False
-    return True
+    return found
 
 
 def goal(session: Session, name: str) -> Goal:
@@ -168,7 +161,8 @@ def subject(campaign: Campaign) -> str:
 
 def held(
     session: Session,
-    campaign: Campaign,
+    subject: str,
+    experiment_id: int | None,
     *,
     as_of: datetime,
     assigned: Mapping[str, int],
@@ -178,20 +172,21 @@ def held(
     window_days: int | None = None,
     metric_version: int | None = None,
 ) -> Held | None:
-    """A read-out held against the campaign's plan; None where nothing was planned at all.
+    """A read-out held against the plan of ``subject``; None where nothing was planned at all.
 
-    ``assigned``: members by arm; ``metric``: the one that the read-out answers first, as it names it. Where
-    the only plans are from after the start, the first of them is taken and said to be late.
+    ``experiment_id``: whose members' last moment says when the windows close; ``assigned``: members by arm;
+    ``metric``: the one that the read-out answers first, as it names it. Where the only plans are from after
+    the start, the first of them is taken and said to be late.
     """
-    rows = planning.versions(session, subject(campaign))
+    rows = planning.versions(session, subject)
     if not rows:
         return None
     row = next((one for one in rows if not one.after_start), rows[-1])
     plan = planning.from_json(row.plan)
     until = None
-    if campaign.experiment_id is not None:
+    if experiment_id is not None:
         until = session.scalar(
-            sa.select(sa.func.max(Assignment.at)).where(Assignment.experiment_id == campaign.experiment_id)
+            sa.select(sa.func.max(Assignment.at)).where(Assignment.experiment_id == experiment_id)
         )
     deviations = planning.held_against(
         plan,
@@ -206,6 +201,36 @@ def held(
         after_start=row.after_start,
     )
     return Held(row, plan, deviations)
+
+
+def held_readout(
+    session: Session,
+    subject: str,
+    experiment_id: int | None,
+    found: ReadOut,
+    *,
+    as_of: datetime,
+    settings: Mapping[str, Any],
+) -> Held | None:
+    """As :func:`held`, of a read-out as it was kept: ``settings`` say what it was made with."""
+    goal = found.goal or GOALS.get(str(settings.get("metric")), "revenue")
+    measure = found.measures.get(goal)
+    days = settings.get("window_days")
+    if measure is not None:
+        # Retention has days of its own, which the plan's only have to reach.
+        days = None if measure.kind == RETENTION else measure.until_day
+    return held(
+        session,
+        subject,
+        experiment_id,
+        as_of=as_of,
+        assigned=found.arms,
+        metric=goal if measure is None else measure.name,
+        alpha=found.alpha,
+        method=str(settings.get("method", outlook.FIXED)),
+        window_days=days,
+        metric_version=None if measure is None else measure.version,
+    )
 
 
 def uses(session: Session) -> dict[str, list[tuple[str, str, str]]]:
@@ -224,6 +249,7 @@ def uses(session: Session) -> dict[str, list[tuple[str, str, str]]]:
         if kind == planning.CAMPAIGN and name not in titles:
             continue
         plan = planning.from_json(row.plan)
-        for metric in dict.fromkeys((plan.metric, *(one.metric for one in plan.guardrails))):
+        beside = [*(one.metric for one in plan.guardrails), *(one.metric for one in plan.also)]
+        for metric in dict.fromkeys((plan.metric, *beside)):
             found.setdefault(metric, []).append((planning.OBJECT, name, titles.get(name, name)))
     return found

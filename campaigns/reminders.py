@@ -3,14 +3,15 @@
 Guarantees: a coupon is reminded of once, a member of points once a month and of at most one coupon a day,
 by the messages' dedupe keys, whatever number of runs and workers; consent, suppression, the shop's caps,
 the member's own wishes and the global control group count as for campaigns, by the same functions. A
-batch is one transaction, so a crash loses nothing and repeats nothing.
+batch is one transaction, so a crash loses nothing and repeats nothing. Right before one leaves, its code
+is looked at again: of one that was used meanwhile nobody is reminded.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -22,23 +23,28 @@ from sqlalchemy.orm import Session
 
 from campaigns.decide import ArmPlan, Left, Plan, decide
 from campaigns.gather import gather
-from campaigns.plan import AUDIENCE_SCHEMA, control
+from campaigns.plan import AUDIENCE_SCHEMA, control, shows_points
 from campaigns.programme import log_programme
 from campaigns.spec import DEFAULT_QUIET_HOURS, CampaignSpec
-from channels import consent, outbox
+from channels import consent, outbox, rechecks
 from channels.models import Message, Template
+from channels.rechecks import Waiting
 from core import audit
 from core.db import Database, among
 from core.errors import InvalidInput
 from core.models import IS_CUSTOMER, Member, Preference
 from core.settings import Settings
-from loyalty import ending, liability, points
+from loyalty import ending, liability, point_facts, points
 
 KEY, DONE = "campaigns.reminders", "campaigns.reminders.done"
 COUPONS, POINTS = "coupons", "points"
 KINDS = (COUPONS, POINTS)
 SOURCE = "reminder"
 """``source_kind`` of the messages; their ``source_id`` is the day, 20260302."""
+COUPON_KEY = "reminder:coupon:"
+"""How the keys of messages about a code begin; its id follows."""
+COUPON_GONE = "coupon_gone"
+"""Why a reminder was not sent: its code could not be used any more."""
 BATCH = 2000
 MAX_DAYS = 90
 MAX_TEMPLATES = 5
@@ -196,6 +202,8 @@ def send(
 class _Ready:
     plan: Plan
     templates: Mapping[str, tuple[int, int]]
+    shows_points: bool
+    """Whether a template shows facts of the member's points."""
 
 
 Batch = Callable[[Session], list[Due]]
@@ -207,7 +215,8 @@ def _ready(session: Session, wanted: Reminders, kind: str, now: datetime) -> _Re
     channels = tuple(templates)
     share, quarter = control(session, now)
     arms = (ArmPlan(_ARM, 1.0, channels),)
-    return _Ready(Plan(f"reminders:{kind}", channels, arms, 0.0, share, quarter, {}), templates)
+    plan = Plan(f"reminders:{kind}", channels, arms, 0.0, share, quarter, {})
+    return _Ready(plan, templates, shows_points(session, templates.values()))
 
 
 def _day(settings: Settings, now: datetime) -> int:
@@ -217,14 +226,14 @@ def _day(settings: Settings, now: datetime) -> int:
 def _coupon_batches(database: Database, settings: Settings, rule: Rule, now: datetime) -> Iterator[Batch]:
     with database.read() as session:
         due = ending.ending(session, now, within_days=rule.days).subquery()
-        key = sa.literal("reminder:coupon:") + sa.cast(due.c.coupon_id, sa.String)
+        key = sa.literal(COUPON_KEY) + sa.cast(due.c.coupon_id, sa.String)
         place = sa.func.row_number().over(
             partition_by=due.c.member_id, order_by=(due.c.valid_until, due.c.coupon_id)
         )
         had = sa.select(Message.member_id).where(
             Message.source_kind == SOURCE,
             Message.source_id == _day(settings, now),
-            Message.dedupe_key.like("reminder:coupon:%"),
+            Message.dedupe_key.like(f"{COUPON_KEY}%"),
         )
         first = (
             sa.select(due.c.member_id, due.c.coupon_id, place.label("place"))
@@ -248,7 +257,7 @@ def _coupons(session: Session, coupon_ids: Sequence[int], now: datetime) -> list
     return [
         Due(
             code.member_id,
-            f"reminder:coupon:{code.coupon_id}",
+            f"{COUPON_KEY}{code.coupon_id}",
             {
                 "coupon": {
                     "code": code.code,
@@ -261,6 +270,21 @@ def _coupons(session: Session, coupon_ids: Sequence[int], now: datetime) -> list
         )
         for code in ending.codes(session, coupon_ids, now)
     ]
+
+
+def used_meanwhile(session: Session, waiting: Sequence[Waiting], now: datetime) -> dict[int, str]:
+    """Of queued reminders, those of codes that their member cannot use any more: used, held for an order,
+    handed on, revoked or over. One query."""
+    about = {
+        one.message_id: (one.member_id, one.context["coupon"]["code"])
+        for one in waiting
+        if "coupon" in one.context
+    }
+    usable = ending.usable(session, {code for _, code in about.values()}, now)
+    return {message_id: COUPON_GONE for message_id, pair in about.items() if pair not in usable}
+
+
+rechecks.register(SOURCE, used_meanwhile)
 
 
 def _points_batches(database: Database, settings: Settings, rule: Rule, now: datetime) -> Iterator[Batch]:
@@ -294,6 +318,7 @@ def _points(session: Session, due: Sequence[liability.Expiring], month: str, now
                     "amount": one.points,
                     "balance": held[one.member_id].available,
                     "expires_at": one.at.isoformat(),
+                    "expiring": one.points,
                 }
             },
             one.at,
@@ -332,6 +357,13 @@ def _queue(
     """Write a batch. What another worker queued meanwhile is left out, and not counted."""
     by_member = {one.member_id: one for one in due}
     sends = _decide(session, ready, due, now, counts, lock=True)
+    if ready.shows_points and sends:
+        facts = point_facts.of(session, [send["member_id"] for send in sends], now)
+        for member_id, held in facts.items():
+            one = by_member[member_id]
+            # A reminder of points says how many go within its days.
+            of_points = {"amount": 0, **held.context(), **one.context.get("points", {})}
+            by_member[member_id] = replace(one, context={**one.context, "points": of_points})
     for channel in ready.plan.channels:
         mine = [send for send in sends if send["channel"] == channel]
         rows = (_row(settings, ready, send, by_member[send["member_id"]], now) for send in mine)

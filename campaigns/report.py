@@ -23,12 +23,13 @@ from campaigns.roi import Interval, Payback, Roi, payback
 from core.errors import Conflict, NotFound
 from core.facts import MEMBERS, ORDERS
 from core.warehouse.engine import DuckEngine, Stored
-from experiments import planning, readout, readout_guardrails, readout_measure
+from experiments import planning, readout, readout_catalogue, readout_guardrails, readout_measure
 from experiments.assignment import assigned
 from experiments.experiments import VISITOR, check_comparable
 from experiments.models import Assignment, Experiment, Exposure
-from experiments.moments import ArmMoments
+from experiments.moments import REVENUE, ArmMoments
 from experiments.readout import Known, ReadOut
+from experiments.readout_catalogue import Goal
 from experiments.readout_form import Timeline
 from loyalty.tiers.store import TIERS
 from segments.scores import SNAPSHOT, SNAPSHOT_SCHEMA, latest_refresh, snapshot_path
@@ -75,8 +76,20 @@ def known(session: Session, experiment: Experiment, as_of: datetime, subject: st
     difference that the plan of ``subject`` (see :mod:`experiments.planning`) wanted to find."""
     looks, previous_p = readout.looks_before(session, experiment.id, as_of)
     plan = planning.binding(session, subject) if subject else None
-    mde = plan.plan.get("mde_relative") if plan is not None else None
-    return Known(looks, previous_p, shared(session, experiment.id), mde=mde)
+    found = Known(looks, previous_p, shared(session, experiment.id))
+    if plan is None:
+        return found
+    return replace(found, mde=plan.plan.get("mde_relative"), tuning=plan.plan.get("tuning") or found.tuning)
+
+
+def goal(session: Session, engine: DuckEngine, subject: str, usual: str, window_days: int) -> Goal:
+    """What the read-out of ``subject`` is about: the goal of the plan that binds it, else ``usual``; and what
+    its newest plan shows beside, also where that was made after the start, for it decides nothing."""
+    rows = planning.versions(session, subject)
+    binds = next((row for row in rows if not row.after_start), None)
+    plan = planning.from_json(binds.plan) if binds is not None else None
+    also = planning.from_json(rows[0].plan).also if rows else ()
+    return readout_catalogue.of_plan(session, engine.replica.facts, plan, also, usual, window_days)
 
 
 def shared(session: Session, experiment_id: int) -> int | None:
@@ -122,9 +135,16 @@ def of_shop(
     weights = {arm["name"]: float(arm["weight"]) for arm in experiment.arms}
     if experiment.unit == VISITOR:
         return readout_measure.Measured(_visitors(session, experiment, weights, currency), None)
-    wanted = readout_measure.Wanted(weights, experiment.control, window_days, as_of, currency=currency)
-    assignments = with_dimensions(session, engine, assigned(session, experiment.id))
     subject = f"experiment:{experiment.name}"
+    wanted = readout_measure.Wanted(
+        weights,
+        experiment.control,
+        window_days,
+        as_of,
+        currency=currency,
+        goal=goal(session, engine, subject, REVENUE, window_days),
+    )
+    assignments = with_dimensions(session, engine, assigned(session, experiment.id))
     found = readout_measure.measure(engine, assignments, wanted, known(session, experiment, as_of, subject))
     guarded = readout_guardrails.evaluate(session, engine, assignments, subject, experiment.control, as_of)
     return replace(found, readout=replace(found.readout, guardrails=guarded))

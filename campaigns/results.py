@@ -31,7 +31,7 @@ from experiments.moments import REVENUE
 from loyalty.models import Coupon, CouponBatch, Redemption
 
 GOALS = {"revenue": "revenue", "orders": "orders", "conversion": "converted"}
-"""A campaign's goal → the metric of its read-out, which is shown first."""
+"""A campaign's goal → the metric of its read-out, which is shown first unless a plan says another."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,24 @@ def result(
         )
     spec = spec_of(campaign)
     experiment = session.get_one(Experiment, campaign.experiment_id)
+    subject, usual = f"campaign:{campaign.name}", GOALS.get(spec.metric, REVENUE)
     wanted = readout_measure.Wanted(
         {arm["name"]: float(arm["weight"]) for arm in experiment.arms},
         experiment.control,
         spec.window_days,
         as_of,
-        metric=GOALS.get(spec.metric, REVENUE),
         currency=currency,
         default_margin=spec.margin,
+        goal=report.goal(session, engine, subject, usual, spec.window_days),
     )
     assignments = report.with_dimensions(session, engine, assigned(session, experiment.id))
     measured = readout_measure.measure(
-        engine, assignments, wanted, report.known(session, experiment, as_of, f"campaign:{campaign.name}")
+        engine, assignments, wanted, report.known(session, experiment, as_of, subject)
     )
     found = replace(
         measured.readout,
         guardrails=readout_guardrails.evaluate(
-            session, engine, assignments, f"campaign:{campaign.name}", experiment.control, as_of
+            session, engine, assignments, subject, experiment.control, as_of
         ),
     )
     money = _money(session, campaign, spec, found)

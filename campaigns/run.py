@@ -34,7 +34,7 @@ from core.settings import Settings
 from core.warehouse.engine import DuckEngine
 from experiments import assignment
 from experiments.models import Experiment
-from loyalty import coupons, points
+from loyalty import coupons, point_facts, points
 
 SAMPLE = 20
 
@@ -313,7 +313,7 @@ def _enqueue(
     shared = {
         arm.name: plan.context_of(ready.batches.get(arm.name), campaign, now) for arm in ready.plan.arms
     }
-    balances = points.balances(session, list(keys), now) if ready.shows_balance and keys else {}
+    facts = point_facts.of(session, keys, now) if ready.shows_points and keys else {}
     wanted = products.of(list(keys)) if ready.recommends else {}
     expires_at = now + timedelta(hours=spec.expires_hours)
     fallbacks: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = {}
@@ -324,11 +324,9 @@ def _enqueue(
         context = {**shared[arm], **plan.utm_of(spec, campaign, arm, send["channel"])}
         if member in codes:
             context["coupon"] = {**context["coupon"], "code": codes[member]}
-        if ready.points[arm] or ready.shows_balance:
-            context["points"] = {
-                "amount": ready.points[arm],
-                "balance": held.available if (held := balances.get(member)) else 0,
-            }
+        if ready.points[arm] or ready.shows_points:
+            held = facts.get(member) or point_facts.PointFacts()
+            context["points"] = {"amount": ready.points[arm], **held.context()}
         if ready.recommends:
             context["recommendations"] = wanted[member]
         pattern = (arm, tuple(send["fallback"]))

@@ -26,7 +26,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from channels import caps, outbox
+from channels import caps, circuit, outbox, rechecks
 from channels.caps import PAUSED, TEST, Rules
 from channels.consent import MARKETING, NO_ADDRESS, SUPPRESSED, TRANSACTIONAL, refusal
 from channels.models import Account, Consent, Lease, MemberPreference, Message, Suppression
@@ -80,6 +80,7 @@ class Batch:
     skipped: int = 0
     deferred: int = 0
     unknown: int = 0
+    seen: circuit.Seen = circuit.UNSEEN
 
     @property
     def empty(self) -> bool:
@@ -179,10 +180,13 @@ def _settle_unknown(session: Session, ids: Sequence[int], reason: str, now: date
 
 
 def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime) -> Batch:
-    """Lease up to ``limit`` messages that are due, and settle those that must not be sent now."""
+    """Lease up to ``limit`` messages that are due, and settle those that must not be sent now.
+
+    None while the account is paused or its circuit is open; one, for one worker, when it is half open.
+    """
     channel = terms.channel
     account = session.execute(
-        sa.select(Account.paused_at, Account.on_unknown).where(Account.channel == channel)
+        sa.select(Account.paused_at, Account.on_unknown, *circuit.COLUMNS).where(Account.channel == channel)
     ).one_or_none()
     if account is not None and account.paused_at is not None:
         return Batch(())
@@ -193,7 +197,10 @@ def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime)
     forgotten = None
     if account is None or account.on_unknown != RESEND:
         forgotten = now - timedelta(seconds=terms.idempotent_s)
-    due = _due(channel, limit, now, marketing=stopped is None)
+    seen = _circuit(session, account, channel, now, marketing=stopped is None)
+    if seen is None:
+        return Batch(())
+    due = _due(channel, 1 if seen.probing else limit, now, marketing=stopped is None)
     leased = session.scalars(
         sa.update(Message)
         .where(Message.id.in_(sa.select(due.c.id)))
@@ -201,10 +208,11 @@ def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime)
         .returning(Message.id)
     ).all()
     if not leased:
-        return Batch(())
+        return Batch((), seen=seen)
     rules = caps.load(session)
     rows = _load(session, channel, leased)
     usage = _usage(session, rules, rows, now)
+    pointless = rechecks.refusals(session, rows, now)
     ready, skips, defers, unknown = [], {}, {}, []
     for row in rows:
         if forgotten is not None and row.handed_over_at is not None and row.handed_over_at < forgotten:
@@ -212,6 +220,8 @@ def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime)
             continue
         local = zone(row.timezone, terms.fallback_zone)
         reason, until = _decide(row, now, local, rules, terms.hours)
+        if row.id in pointless and reason is None:
+            reason, until = pointless[row.id], None
         if reason is None and until is None and usage is not None and _is_capped(row):
             reason = usage.refusal(row.member_id, channel, row.weekly_max)
             if reason is None:
@@ -226,7 +236,27 @@ def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime)
     _settle_unknown(session, unknown, "no answer, and too late to repeat it", now)
     if ready:
         session.execute(sa.insert(Lease).values(owner=owner, channel=channel, until=now + LEASE))
-    return Batch(ready, len(skips), len(defers), len(unknown))
+    elif seen.probing:
+        circuit.free_probe(session, channel)
+    return Batch(ready, len(skips), len(defers), len(unknown), seen)
+
+
+def _circuit(
+    session: Session, account: Any, channel: str, now: datetime, *, marketing: bool
+) -> circuit.Seen | None:
+    """The account's breaker as this claim sees it; None: nothing may be sent, or another worker tries."""
+    if account is None:
+        return circuit.UNSEEN
+    match circuit.state_of(account.circuit_failures, account.circuit_until, now):
+        case circuit.State.CLOSED:
+            return circuit.UNSEEN
+        case circuit.State.OPEN:
+            return None
+    # An idle worker does not write at every look.
+    due = session.execute(sa.select(_due(channel, 1, now, marketing=marketing))).first()
+    if due is None or not circuit.take_probe(session, channel, now, LEASE):
+        return None
+    return circuit.Seen(account.circuit_failures, probing=True)
 
 
 def _due(channel: str, limit: int, now: datetime, *, marketing: bool) -> sa.CTE:

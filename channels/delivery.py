@@ -21,12 +21,12 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from channels import events, verp
+from channels import circuit, events, trials, verp
 from channels.bounces import intake
 from channels.claim import Batch, Claimed, Terms, claim, hand_over, take_over
 from channels.outbox import CREATED, FAILED, QUEUED, SENT, UNKNOWN
@@ -35,8 +35,16 @@ from channels.settle import Settlement, chance, decide, on_unknown, settle
 from channels.sms.hours import hours_of
 from channels.templates import choose_language, load_contents
 from channels.transports import dkim, sms_tencent
-from channels.transports.base import EmailPayload, Outcome, Outgoing, Reaction, Transport, TransportError
-from channels.transports.breaker import SILENT, Breaker
+from channels.transports.base import (
+    NOT_ASKED,
+    EmailPayload,
+    Outcome,
+    Outgoing,
+    Reaction,
+    Transport,
+    TransportError,
+)
+from channels.transports.breaker import FIRST_S, SILENT
 from channels.transports.email import EmailTransport
 from channels.transports.mail_state import MailState
 from channels.transports.mx import mx_host
@@ -298,14 +306,14 @@ class _Channel:
         self._contents: dict[tuple[int, int], Mapping[str, Content]] = {}
         self._signer = dkim.signer(settings.dkim_keys) if channel == EMAIL else None
         self._numbers = itertools.count()
-        self._breaker, self._silence = Breaker(), 0
+        self._silence, self._rests_until = 0, 0.0
         self._early_due = 0.0
         self.counts = dict.fromkeys(_COUNTED, 0)
 
     async def lane(self, number: int, until_empty: bool, stop_at: float | None) -> None:
         """Batch after batch, until there is none or the time is up."""
         while stop_at is None or time.monotonic() < stop_at:
-            if not self._breaker.allows(time.monotonic()):
+            if time.monotonic() < self._rests_until:
                 if until_empty:
                     return
                 await asyncio.sleep(POLL_S)
@@ -334,10 +342,8 @@ class _Channel:
                 events.apply_early(session, now)
                 if self._channel == EMAIL:
                     intake.apply_early(session, now)
-            # After a failure one message goes first, to see whether the provider is back.
-            limit = 1 if self._breaker.probing else self._batch
-            batch = claim(session, self._terms, owner, limit, now)
-        return Batch(batch.ready, batch.skipped, batch.deferred, batch.unknown + lost)
+            batch = claim(session, self._terms, owner, self._batch, now)
+        return replace(batch, unknown=batch.unknown + lost)
 
     async def _send(self, owner: str, batch: Batch) -> None:
         outgoing, settled = await asyncio.to_thread(self._render, batch.ready)
@@ -347,7 +353,7 @@ class _Channel:
         async with self._wire:
             if outgoing:
                 handed_over_at = self._now()
-                if not await asyncio.to_thread(self._hand_over, owner, handed_over_at):
+                if not await asyncio.to_thread(self._hand_over, owner, batch.seen, handed_over_at):
                     log.warning("The batch %s was taken over or stopped before it was sent.", owner)
                     return
             outcomes = await self._transport.send_many(outgoing, SEND_S) if outgoing else []
@@ -364,41 +370,59 @@ class _Channel:
             )
             for message, outcome in zip(outgoing, outcomes, strict=True)
         ]
-        self._judge([outcome.error for outcome in outcomes])
+        verdict = self._judge([outcome.error for outcome in outcomes], batch.seen)
         if any(found.pause for found in settled):
             log.error("Channel %s paused: %s", self._channel, next(f.reason for f in settled if f.pause))
-        await asyncio.to_thread(self._settle, owner, settled, now, handed_over_at)
+        await asyncio.to_thread(self._settle, owner, settled, now, handed_over_at, batch.seen, verdict)
         for found in settled:
             self._count(**{_COUNT_OF[found.state]: 1})
 
-    def _judge(self, errors: Sequence[TransportError | None]) -> None:
-        """Leave the provider alone, longer each time, while it is out of reach or takes and says nothing."""
-        reactions = [None if error is None else error.reaction for error in errors]
-        for reaction in reactions:
+    def _judge(
+        self, errors: Sequence[TransportError | None], seen: circuit.Seen
+    ) -> tuple[circuit.Verdict, str]:
+        """What a batch tells of the provider, and why: out of reach, or takes messages and says nothing."""
+        verdict, reason = circuit.Verdict.NOTHING, ""
+        for error in errors:
+            reaction = None if error is None else error.reaction
             if reaction is Reaction.UNKNOWN:
                 self._silence += 1
             elif reaction not in _NO_ANSWER:
-                self._silence = 0
-                self._breaker.succeeded()
-        if Reaction.UNREACHABLE in reactions or self._silence >= SILENT:
-            seconds = self._breaker.failed(time.monotonic())
-            log.warning(
-                "Channel %s is left alone for %d s: its provider does not answer.", self._channel, seconds
-            )
+                self._silence, verdict = 0, circuit.Verdict.ANSWERS
+        unreachable = [e for e in errors if e is not None and e.reaction is Reaction.UNREACHABLE]
+        if tried := [error for error in unreachable if error.code != NOT_ASKED]:
+            return circuit.Verdict.FAILS, str(tried[0])
+        if unreachable:
+            # This worker's own servers rest for longer than the account: others may well reach them.
+            self._rests_until = time.monotonic() + FIRST_S
+        if self._silence >= SILENT or (seen.probing and self._silence):
+            return circuit.Verdict.FAILS, f"{self._silence} messages in a row without an answer"
+        return verdict, reason
 
     def _on_unknown(self) -> str:
         with self._database.read() as session:
             return on_unknown(session, self._channel)
 
-    def _hand_over(self, owner: str, now: datetime) -> bool:
+    def _hand_over(self, owner: str, seen: circuit.Seen, now: datetime) -> bool:
         with self._database.write() as session:
-            return hand_over(session, owner, now)
+            mine = hand_over(session, owner, now)
+            if not mine and seen.probing:
+                circuit.free_probe(session, self._channel)
+        return mine
 
     def _settle(
-        self, owner: str, settlements: Sequence[Settlement], now: datetime, handed_over_at: datetime | None
+        self,
+        owner: str,
+        settlements: Sequence[Settlement],
+        now: datetime,
+        handed_over_at: datetime | None,
+        seen: circuit.Seen,
+        verdict: tuple[circuit.Verdict, str],
     ) -> None:
         with self._database.write() as session:
             settle(session, self._channel, self._transport.name, owner, settlements, now, handed_over_at)
+            seconds = circuit.note(session, self._channel, seen, *verdict, now)
+        if seconds is not None:
+            log.warning("Channel %s is left alone for %d s: %s", self._channel, seconds, verdict[1])
 
     def _render(self, messages: Sequence[Claimed]) -> tuple[list[Outgoing], list[Settlement]]:
         """Payloads of what can be rendered, and the failure of what cannot."""
@@ -413,12 +437,14 @@ class _Channel:
         return outgoing, failed
 
     def _outgoing(self, message: Claimed, now: datetime) -> Outgoing:
-        contents = self._contents[message.template_id, message.template_version]
-        if not contents:
-            raise InvalidInput(
-                f"Template {message.template_id} has no usable version {message.template_version}."
-            )
-        content = contents[choose_language(contents, message.member.locale, self._settings)]
+        content = trials.draft_content(self._channel, message.source_kind, message.context)
+        if content is None:
+            contents = self._contents[message.template_id, message.template_version]
+            if not contents:
+                raise InvalidInput(
+                    f"Template {message.template_id} has no usable version {message.template_version}."
+                )
+            content = contents[choose_language(contents, message.member.locale, self._settings)]
         job = Job(
             message.message_id,
             message.purpose,

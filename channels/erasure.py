@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from channels import preferences
 from channels.consent import ERASED, SuppressionRow, suppress_many
-from channels.models import Consent, Message, OptIn, WechatGrant, WechatWindow
+from channels.models import Consent, Message, OptIn, WechatFollow, WechatGrant, WechatWindow
 from channels.outbox import QUEUED, SKIPPED
 from channels.sql import CONSENTS, mark_touches
 from core.contacts import ADDRESS_COLUMN, WEBHOOK, WECHAT
@@ -34,7 +34,7 @@ def forget(session: Session, member: Member, now: datetime) -> None:
             if index is not None and channel != WEBHOOK
         ],
     )
-    for table in (WechatWindow, WechatGrant):
+    for table in (WechatWindow, WechatGrant, WechatFollow):
         session.execute(sa.delete(table).where(table.openid_index == indexes[WECHAT]))
     session.execute(sa.delete(Consent).where(Consent.member_id == member.id))
     session.execute(sa.delete(OptIn).where(OptIn.member_id == member.id))

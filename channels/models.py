@@ -156,6 +156,15 @@ class Message(Base):
         ),
         sa.Index("ix_messages_member_id_created_at", "member_id", "created_at"),
         sa.Index("ix_messages_provider_id", "provider_id"),
+        # "Reason begins with": the C order of text_pattern_ops is the one in which a prefix is a range.
+        sa.Index(
+            "ix_messages_reason",
+            "reason",
+            "id",
+            postgresql_ops={"reason": "text_pattern_ops"},
+            postgresql_where=sa.text("reason IS NOT NULL"),
+            sqlite_where=sa.text("reason IS NOT NULL"),
+        ),
         sa.Index("ix_messages_source", "source_kind", "source_id"),
     )
 
@@ -248,6 +257,14 @@ class Account(Base):
     paused_reason: Mapped[str | None] = mapped_column(sa.String(300))
     on_unknown: Mapped[str] = mapped_column(sa.String(10), default="keep")
     """A message whose provider never answered: ``keep`` (at most once) or ``resend`` (at least once)."""
+    circuit_failures: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Of the circuit breaker that all workers share (``channels.circuit``), in a row; 0: closed."""
+    circuit_opened_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    circuit_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    """Until then nobody asks the provider; afterwards one worker tries."""
+    circuit_reason: Mapped[str | None] = mapped_column(sa.String(300))
+    circuit_probe_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    """The one try: until then no other worker makes another."""
 
 
 class MailServer(Base):
@@ -329,6 +346,18 @@ class WechatWindow(Base):
     until: Mapped[datetime] = mapped_column(UTCDateTime)
     left: Mapped[int]
     """Messages that may still be sent."""
+
+
+class WechatFollow(Base):
+    """The newest of what an openid did of each kind, and the scene of the QR code that led there."""
+
+    __tablename__ = "wechat_follows"
+
+    openid_index: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
+    """``followed``, ``scanned`` or ``unfollowed``."""
+    scene: Mapped[str] = mapped_column(sa.String(128))
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
 class WechatGrant(Base):

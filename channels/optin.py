@@ -22,8 +22,9 @@ from channels.outbox import OutboxRow
 from channels.sql import table_of
 from core import crypto
 from core.contacts import EMAIL
-from core.db import among, bulk_insert
+from core.db import among, bulk_insert, lock_rows
 from core.imports import ConsentChange
+from core.models import Member
 from core.settings import Settings
 
 VALID = timedelta(days=7)
@@ -94,6 +95,8 @@ def importer(settings: Settings) -> consent.Writer:
 def ask(session: Session, settings: Settings, wanted: Iterable[ConsentChange], now: datetime) -> set[int]:
     """Ask for these grants by e-mail; the members whose grant waits now. Who had agreed is not asked."""
     by_member = {row.member_id: row for row in wanted}
+    # Two requests at once: the second waits here, and then finds what the first has asked.
+    lock_rows(session, table_of(Member), sorted(by_member))
     agreed = session.scalars(
         sa.select(Consent.member_id).where(
             among(session, Consent.member_id, by_member),

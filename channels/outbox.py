@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from channels import utm
 from channels.models import Account, Message, MessageEvent
 from channels.sql import table_of
 from core.contacts import CHANNELS
@@ -194,7 +195,7 @@ def enqueue_fallbacks(session: Session, message_ids: Iterable[int], now: datetim
             old.purpose,
             old.fallback[0]["template_id"],
             old.fallback[0]["template_version"],
-            old.context,
+            utm.moved(old.context, old.channel, old.fallback[0]["channel"]),
             old.source_kind,
             old.source_id,
             old.fallback[1:],

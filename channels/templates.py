@@ -31,7 +31,12 @@ SAMPLE_CONTEXT: Mapping[str, Any] = {
         "amount": 2000,
         "valid_until": "2030-01-31T15:59:59+00:00",
     },
-    "points": {"amount": 200, "balance": 1250, "expires_at": "2030-01-31T15:59:59+00:00"},
+    "points": {
+        "amount": 200,
+        "balance": 1250,
+        "expires_at": "2030-01-31T15:59:59+00:00",
+        "expiring": 300,
+    },
     "campaign": {"name": "sample", "title": "Sample"},
     "data": None,
     "recommendations": [

@@ -34,3 +34,14 @@ def tagged(url: str, params: Mapping[str, str], hosts: frozenset[str]) -> str:
         return url
     query = f"{parts.query}&{more}" if parts.query else more
     return urlunsplit(parts._replace(query=query))
+
+
+def moved(context: Mapping[str, Any], before: str, after: str) -> Mapping[str, Any]:
+    """A message's context for the channel that is tried after another: a medium that is the first channel's
+    name becomes the second's; one that a marketer wrote stays.
+    """
+    wanted = context.get("utm") or {}
+    params = wanted.get("params") or {}
+    if params.get("utm_medium") != before:
+        return context
+    return {**context, "utm": {**wanted, "params": {**params, "utm_medium": after}}}

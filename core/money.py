@@ -48,3 +48,19 @@ def to_minor(text: str | float | int | Decimal, currency: str, field: str = "amo
 def to_major(minor: int, currency: str) -> Decimal:
     """1250 → Decimal("12.50")."""
     return Decimal(minor).scaleb(-exponent(currency))
+
+
+def shown(minor: float, currency: str, locale: str = "en", *, whole: bool = False) -> str:
+    """Minor units as readers of ``locale`` want them, ``¥12.50``; ``whole`` leaves the fraction out."""
+    # Babel takes its time to load, and most of what needs money writes none.
+    from babel.numbers import format_currency
+
+    text = format_currency(
+        to_major(round(minor), currency),
+        currency,
+        format="¤#,##0;-¤#,##0" if whole else None,
+        locale=locale,
+        currency_digits=not whole,
+    )
+    # English writes CN¥; a shop with one currency needs no country before the sign.
+    return str(text).replace("CN¥", "¥").replace("\xa0", " ")

@@ -192,24 +192,10 @@ def create(session: Session, new: NewExperiment, now: datetime, by: str | None =
     ``by``: who, for the audit trail. InvalidInput: what makes no sense. Conflict: the name is taken by
     another experiment.
     """
-    if new.control not in {arm for arm, _ in new.arms}:
-        raise InvalidInput(f"“{new.control}” is none of the arms; name the control arm.", "control")
-    if not 0 < len(new.name) <= 80 or ":" in new.name or "/" in new.name:
-        raise InvalidInput("The name has 1 to 80 characters, without “:” and “/”.", "name")
-    if new.unit not in (MEMBER, VISITOR):
-        raise InvalidInput(f"Units are “{MEMBER}” or “{VISITOR}”.", "unit")
-    if new.starts_at and new.ends_at and new.ends_at <= new.starts_at:
-        raise InvalidInput("The end comes after the start.", "ends_at")
-    if new.about is not None and len(new.about) > MAX_ABOUT:
-        raise InvalidInput(f"What is tried is told in {MAX_ABOUT} characters at most.", "about")
-    arms = tuple(sorted(new.arms, key=lambda arm: arm[0] != new.control))
     seed = new.seed or secrets.token_hex(16)
-    cover_seed = f"{seed}:cover" if new.allocation == BANDIT else None
-    split = Split(seed, arms, new.hash_version, new.coverage, new.layer, cover_seed)
-    check(split)
-    _check_bandit(new)
+    split = checked(new, seed)
     layer = (new.layer.name, new.layer.low, new.layer.high) if new.layer else (None, None, None)
-    stored = [{"name": name, "weight": weight} for name, weight in arms]
+    stored = [{"name": name, "weight": weight} for name, weight in split.arms]
     made = bulk_insert(
         session,
         Experiment.__table__,
@@ -226,6 +212,26 @@ def create(session: Session, new: NewExperiment, now: datetime, by: str | None =
             audit.record(session, by, "create", OBJECT, new.name, now, {"allocation": new.allocation})
         return session.get_one(Experiment, made[0][0])
     return _same(session, new, split)
+
+
+def checked(new: NewExperiment, seed: str) -> Split:
+    """What decides its arms, the control first. InvalidInput: what makes no sense."""
+    if new.control not in {arm for arm, _ in new.arms}:
+        raise InvalidInput(f"“{new.control}” is none of the arms; name the control arm.", "control")
+    if not 0 < len(new.name) <= 80 or ":" in new.name or "/" in new.name:
+        raise InvalidInput("The name has 1 to 80 characters, without “:” and “/”.", "name")
+    if new.unit not in (MEMBER, VISITOR):
+        raise InvalidInput(f"Units are “{MEMBER}” or “{VISITOR}”.", "unit")
+    if new.starts_at and new.ends_at and new.ends_at <= new.starts_at:
+        raise InvalidInput("The end comes after the start.", "ends_at")
+    if new.about is not None and len(new.about) > MAX_ABOUT:
+        raise InvalidInput(f"What is tried is told in {MAX_ABOUT} characters at most.", "about")
+    arms = tuple(sorted(new.arms, key=lambda arm: arm[0] != new.control))
+    cover_seed = f"{seed}:cover" if new.allocation == BANDIT else None
+    split = Split(seed, arms, new.hash_version, new.coverage, new.layer, cover_seed)
+    check(split)
+    _check_bandit(new)
+    return split
 
 
 def _check_bandit(new: NewExperiment) -> None:

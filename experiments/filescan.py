@@ -275,6 +275,12 @@ def _check_values(found: Sequence[Mapping[str, Any]], wanted: Wanted) -> None:
         bad = sum(row.get(f"bad{i}", 0) for row in found)
         if bad:
             example = next(row[f"example{i}"] for row in found if row[f"bad{i}"])
+            if bad == 1:
+                raise InvalidInput(
+                    f"The column “{name}” has a value that is no number: “{example[:40]}”; "
+                    "write numbers with a point and without separators, and nothing where there is none.",
+                    name,
+                )
             raise InvalidInput(
                 f"The column “{name}” has {bad:,} values that are no numbers, such as “{example[:40]}”; "
                 "write numbers with a point and without separators, and nothing where there is none.",
@@ -282,6 +288,10 @@ def _check_values(found: Sequence[Mapping[str, Any]], wanted: Wanted) -> None:
             )
         infinite = sum(row.get(f"infinite{i}", 0) for row in found)
         if infinite:
+            if infinite == 1:
+                raise InvalidInput(
+                    f"The column “{name}” has an infinite value; correct it or leave it empty.", name
+                )
             raise InvalidInput(
                 f"The column “{name}” has {infinite:,} infinite values; correct them or leave them empty.",
                 name,
@@ -289,6 +299,12 @@ def _check_values(found: Sequence[Mapping[str, Any]], wanted: Wanted) -> None:
         if name in wanted.shares and any(row[f"other{i}"] for row in found):
             others = sum(row[f"other{i}"] for row in found)
             odd = next(row[f"odd{i}"] for row in found if row[f"other{i}"])
+            if others == 1:
+                raise InvalidInput(
+                    f"The column “{name}” has a value other than 0 and 1: {odd:g}; "
+                    "compare it as a mean, or write 1 for yes and 0 for no.",
+                    name,
+                )
             raise InvalidInput(
                 f"The column “{name}” has {others:,} values other than 0 and 1, such as {odd:g}; "
                 "compare it as a mean, or write 1 for yes and 0 for no.",

@@ -20,6 +20,7 @@ from scipy import special
 from core.errors import InvalidInput
 from core.warehouse.engine import Engine
 from core.warehouse.replica import Fact
+from experiments import metric_where
 from experiments.metrics import (
     DERIVED,
     IN,
@@ -153,13 +154,15 @@ def aggregate(spec: MetricSpec, value: str | None, test: str, name: str, params:
 
 def conditions(spec: MetricSpec, prefix: str, params: dict[str, Any]) -> list[str]:
     """The metric's conditions on a row ``x`` of its fact; their values become parameters."""
-    return [_condition(condition, f"{prefix}_{i}", params) for i, condition in enumerate(spec.where)]
+    return metric_where.compiled(
+        spec.where, lambda condition, number: _condition(condition, f"{prefix}_{number}", params)
+    )
 
 
 def source(fact: str, specs: Sequence[MetricSpec]) -> str:
     """What stands behind FROM: the fact, with the columns reckoned that one of ``specs`` needs."""
     used = {spec.value for spec in specs} | {spec.denominator for spec in specs}
-    used |= {condition.column for spec in specs for condition in spec.where}
+    used |= {condition.column for spec in specs for condition in metric_where.leaves(spec.where)}
     if not used & set(DERIVED.get(fact, ())):
         return f'"{fact}"'
     # As the read-out of campaigns reckons it: cancelled and refunded lines leave nothing.

@@ -9,7 +9,7 @@ cannot favour one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,8 @@ from sqlalchemy.orm import Session
 
 from core.errors import Conflict, InvalidInput, NotFound
 from core.warehouse.replica import Fact
+from experiments import metric_where
+from experiments.metric_where import IS_SET, MAX_CONDITIONS, Condition, Rows
 from experiments.models import Metric
 from experiments.moments import MAX_WINDOW_DAYS
 
@@ -36,8 +38,8 @@ ROWS = "rows"
 PROPERTY = "properties."
 """Before the name of an event's property."""
 OPERATORS = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
-IN, IS_SET = "in", "is_set"
-MAX_CONDITIONS, MAX_VALUES, MAX_AT_ONCE = 20, 1_000, 50
+IN = "in"
+MAX_VALUES, MAX_AT_ONCE = 1_000, 50
 NAME_CHARS = 60
 MARGIN_COLUMN = "margin_minor"
 """Of ``order_lines``, reckoned in the query: what a kept line leaves, by the product's margin."""
@@ -46,20 +48,8 @@ DERIVED = {"order_lines": {MARGIN_COLUMN: pa.float64()}}
 
 
 @dataclass(frozen=True)
-class Condition:
-    """A row counts where ``column`` ``op`` ``value`` holds; NULL satisfies none but ``is_set`` False.
-
-    ``in`` takes a list; ``is_set`` takes True (there is a value) or False.
-    """
-
-    column: str
-    op: str
-    value: Any
-
-
-@dataclass(frozen=True)
 class MetricSpec:
-    """A number a member, of the rows of ``fact`` that the conditions let through.
+    """A number a member, of the rows of ``fact`` that ``where`` lets through.
 
     ``mean``: the sum of ``value``; ``count``: the rows; ``proportion``: whether there is one; ``retention``:
     the same, between ``from_day`` and ``until_day``, of members who were exposed that long ago; ``ratio``:
@@ -74,7 +64,7 @@ class MetricSpec:
     fact: str
     value: str | None = None
     denominator: str | None = None
-    where: tuple[Condition, ...] = ()
+    where: Rows = ()
     from_day: int = 0
     until_day: int = 30
     q: float | None = None
@@ -85,15 +75,15 @@ class MetricSpec:
 
     def to_json(self) -> dict[str, Any]:
         """As stored."""
-        return {key: value for key, value in asdict(self).items() if key != "name"} | {
-            "where": [asdict(condition) for condition in self.where]
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "name"} | {
+            "where": metric_where.to_json(self.where)
         }
 
 
 def from_json(name: str, data: Mapping[str, Any]) -> MetricSpec:
     """What :meth:`MetricSpec.to_json` gave. InvalidInput: fields that are none."""
     try:
-        where = tuple(Condition(**condition) for condition in data.get("where") or ())
+        where = metric_where.parse(data.get("where"))
         return MetricSpec(**{**data, "name": name, "where": where})
     except TypeError as error:
         raise InvalidInput(
@@ -115,10 +105,19 @@ def check(spec: MetricSpec, facts: Mapping[str, Fact]) -> None:
     fact = facts[spec.fact]
     _check_value(spec, fact)
     _check_numbers(spec)
-    if len(spec.where) > MAX_CONDITIONS:
+    if sum(1 for _ in metric_where.leaves(spec.where)) > MAX_CONDITIONS:
         raise InvalidInput(f"A metric has at most {MAX_CONDITIONS} conditions.", "where")
-    for number, condition in enumerate(spec.where):
-        _check_condition(condition, fact, f"where[{number}]")
+    if metric_where.is_flat(spec.where):
+        for place, condition in metric_where.placed(spec.where):
+            _check_condition(condition, fact, place)
+        return
+    for place, condition in metric_where.placed(spec.where):
+        try:
+            _check_condition(condition, fact, place)
+        except InvalidInput as error:
+            # A rule is written as text, where nothing but its path says which condition is meant.
+            path = (error.field or place).replace(".column", ".field")
+            raise InvalidInput(f"{path}: {error}", path) from error
 
 
 def columns_of(fact: Fact) -> dict[str, pa.DataType]:
@@ -256,3 +255,33 @@ def load(session: Session, names: list[str] | None = None) -> list[MetricSpec]:
         if name not in found:
             raise NotFound(f"There is no metric “{name}”; make it first.")
     return list(found.values()) if names is None else [found[name] for name in names]
+
+
+__all__ = [
+    "COUNT",
+    "DERIVED",
+    "IN",
+    "IS_SET",
+    "KINDS",
+    "MARGIN_COLUMN",
+    "MAX_AT_ONCE",
+    "MAX_CONDITIONS",
+    "MAX_VALUES",
+    "MEAN",
+    "NAME_CHARS",
+    "OPERATORS",
+    "PROPERTY",
+    "PROPORTION",
+    "QUANTILE",
+    "RATIO",
+    "RETENTION",
+    "ROWS",
+    "Condition",
+    "MetricSpec",
+    "check",
+    "columns_of",
+    "from_json",
+    "load",
+    "save",
+    "usable",
+]

@@ -1,7 +1,8 @@
 """What an experiment over an audience could find, from what these members did just before.
 
 Guarantees: one scan of the warehouse whatever the number of durations and members; the variance of each
-duration is that of a window of this length, never scaled from another; what is not known of the past (a
+duration is that of a window of this length, never scaled from another (retention: of its own days, whatever
+the duration); what is not known of the past (a
 history shorter than the window) is said beside the number.
 """
 
@@ -23,7 +24,7 @@ from experiments import metric_scan, metrics
 from experiments.metric_scan import BEFORE, BELOW, BELOW_BEFORE, VALUE
 from experiments.metrics import MARGIN_COLUMN, PROPORTION, QUANTILE, RATIO, RETENTION, MetricSpec
 from experiments.moments import DEFAULT_MARGIN, MAX_WINDOW_DAYS
-from experiments.stats import cuped, power, sequential
+from experiments.stats import cuped, power, quantile, sequential
 from experiments.stats.joint import Joint, Mean, Ratio, value_and_gradient
 
 FIXED, SEQUENTIAL = "fixed", "sequential"
@@ -32,14 +33,18 @@ HOLDOUTS = (0.05, 0.1, 0.2, 0.3, 0.5)
 DURATIONS = (7, 14, 28, 56)
 """Days: 1, 2, 4 and 8 weeks."""
 MAX_DURATIONS = 8
+MIN_TUNING, MAX_TUNING = 100, 1_000_000_000
 _MONEY = "revenue"
+_Z = -float(special.ndtri(0.025))
+"""Of the interval at 95 % whose width says a quantile's standard error."""
 
 
 @dataclass(frozen=True)
 class History:
     """A metric over an audience in the ``days`` before a moment, a member's window each.
 
-    ``variance`` is that of one member's value (of a ratio: linearised), ``adjusted`` what CUPED leaves of
+    ``variance`` is that of one member's value (of a ratio: linearised; of a quantile: n times its squared
+    standard error, by order statistics), ``adjusted`` what CUPED leaves of
     it with the same metric in the window of equal length before; ``rho`` their correlation, so that
     adjusted = (1 − rho²)·variance. ``zeros``: share of members with a value of 0 (of a ratio: without a
     denominator). ``revenue``: net minor units a member. ``short``: the facts do not reach back so far.
@@ -65,24 +70,15 @@ class History:
         return self.rho**2
 
 
-def check(spec: MetricSpec) -> None:
-    """InvalidInput: a kind of metric whose variance the past does not tell by windows."""
-    if spec.kind in (QUANTILE, RETENTION):
-        raise InvalidInput(
-            "A plan is made for a mean, a count, a share or a ratio; choose such a metric as the goal.",
-            "metric",
-        )
-
-
 def history(
     engine: Engine, members: pa.Table, spec: MetricSpec, now: datetime, days: Sequence[int] = DURATIONS
 ) -> list[History]:
     """The metric over ``members`` (a column member_id) in each of the windows [now − days, now).
 
-    The metric's own window is not used; its conditions and winsorising are. InvalidInput: an audience of
-    fewer than two, a metric that :func:`check` refuses, or lengths that are none.
+    The metric's own window is not used, but for the length of retention's; its conditions and winsorising
+    are.
+    InvalidInput: an audience of fewer than two, a metric that cannot be computed, or lengths that are none.
     """
-    check(spec)
     metrics.check(spec, engine.replica.facts)
     if not 1 <= len(days) <= MAX_DURATIONS or not all(1 <= one <= MAX_WINDOW_DAYS for one in days):
         raise InvalidInput(
@@ -91,22 +87,30 @@ def history(
     if members.num_rows < 2:
         raise InvalidInput("The audience has fewer than two members; choose a wider one.", "audience")
     params: dict[str, Any] = {"now": now}
-    sql = _sql(engine, spec, days, params)
+    sql = _sql(engine, spec, days, len(members["member_id"].unique()), params)
     row = engine.query(sql, params, {"audience": members.select(["member_id"])}).to_pylist()[0]
     return [_history(spec, one, row, now) for one in days]
 
 
 def _roles(spec: MetricSpec) -> list[str]:
+    if spec.kind in (QUANTILE, RETENTION):
+        return [VALUE]  # neither has a covariate
     return [VALUE, BELOW, BEFORE, BELOW_BEFORE] if spec.kind == RATIO else [VALUE, BEFORE]
 
 
-def _sql(engine: Engine, spec: MetricSpec, days: Sequence[int], params: dict[str, Any]) -> str:
+def _length(spec: MetricSpec, days: int) -> int:
+    """The window's length of a plan of so many days."""
+    return spec.until_day - spec.from_day if spec.kind == RETENTION else days
+
+
+def _sql(engine: Engine, spec: MetricSpec, days: Sequence[int], n: int, params: dict[str, Any]) -> str:
     time = f'x."{engine.replica.facts[spec.fact].month_column}"'
     rows = metric_scan.conditions(spec, "p", params)
     columns, capped = [], []
     for one in days:
         for role in _roles(spec):
-            start, end = (one, 0) if role in (VALUE, BELOW) else (2 * one, one)
+            length = _length(spec, one)
+            start, end = (length, 0) if role in (VALUE, BELOW) else (2 * length, length)
             value = spec.denominator if role in (BELOW, BELOW_BEFORE) else spec.value
             test = [f"{time} >= $now - to_days({start})", f"{time} < $now - to_days({end})", *rows]
             sql = metric_scan.aggregate(spec, value, " AND ".join(test), f"v_{role}", params)
@@ -123,14 +127,15 @@ def _sql(engine: Engine, spec: MetricSpec, days: Sequence[int], params: dict[str
     ready = ", ".join(
         f"LEAST(u.{name}, k.{name}) AS {name}" if name in capped else f"u.{name}" for name in names
     )
-    answers = ",\n  ".join(part for one in days for part in _answers(spec, one))
+    answers = ",\n  ".join(part for one in days for part in _answers(spec, one, n))
+    back = 2 * max(_length(spec, one) for one in days)
     return f"""
 WITH asked AS (SELECT DISTINCT member_id FROM audience),
 f AS (
   SELECT x.member_id,
     {listed}
   FROM {metric_scan.source(spec.fact, [spec])} x SEMI JOIN asked a ON a.member_id = x.member_id
-  WHERE {time} >= $now - to_days({2 * max(days)}) AND {time} < $now
+  WHERE {time} >= $now - to_days({back}) AND {time} < $now
   GROUP BY x.member_id
 ),
 money AS (
@@ -151,7 +156,16 @@ FROM ready
 """  # noqa: S608
 
 
-def _answers(spec: MetricSpec, days: int) -> list[str]:
+def _ranks(spec: MetricSpec, n: int) -> tuple[int, int] | None:
+    """The order statistics between which a quantile lies; None where too few members lie beyond it."""
+    q = spec.q or 0.0
+    if n * min(q, 1 - q) < quantile.MIN_BEYOND:
+        return None
+    width = _Z * math.sqrt(n * q * (1 - q))
+    return max(math.floor(n * q - width), 1), min(math.ceil(n * q + width) + 1, n)
+
+
+def _answers(spec: MetricSpec, days: int, n: int) -> list[str]:
     names = [f"{role}_{days}" for role in _roles(spec)]
     tested = f"{BELOW if spec.kind == RATIO else VALUE}_{days}"
     found = [
@@ -161,6 +175,11 @@ def _answers(spec: MetricSpec, days: int) -> list[str]:
     for i, one in enumerate(names):
         found += [f"AVG({one}) AS mean_{one}", f"COALESCE(VAR_SAMP({one}), 0) AS var_{one}"]
         found += [f"COALESCE(COVAR_SAMP({one}, {other}), 0) AS cov_{one}_{other}" for other in names[i + 1 :]]
+    if spec.kind == QUANTILE and (ranks := _ranks(spec, n)) is not None:
+        value = f"{VALUE}_{days}"
+        # The order statistic of a rank is the interpolated quantile at (rank − 1) / (n − 1).
+        places = {"q": spec.q or 0.0, "low": (ranks[0] - 1) / (n - 1), "high": (ranks[1] - 1) / (n - 1)}
+        found += [f"quantile_cont({value}, {at!r}) AS {name}_{days}" for name, at in places.items()]
     return found
 
 
@@ -174,15 +193,20 @@ def _history(spec: MetricSpec, days: int, row: dict[str, Any], now: datetime) ->
     n = int(row["n"])
     joint = Joint(n, tuple(roles), np.array([row[f"mean_{name}"] for name in names], np.float64), cov)
     first = row["first"]
-    base = (float(row[f"mean_{_MONEY}_{days}"]), first is None or (now - first).days < days)
+    base = (float(row[f"mean_{_MONEY}_{days}"]), first is None or (now - first).days < _length(spec, days))
     zeros = row[f"zeros_{days}"] / n
+    if spec.kind == QUANTILE:
+        if _ranks(spec, n) is None:
+            return History(days, n, 0.0, 0.0, 0.0, zeros, 0.0, *base)
+        variance = n * ((row[f"high_{days}"] - row[f"low_{days}"]) / (2 * _Z)) ** 2
+        return History(days, n, float(row[f"q_{days}"]), variance, variance, zeros, 0.0, *base)
     if spec.kind == RATIO and joint.means[1] == 0:
         return History(days, n, 0.0, 0.0, 0.0, zeros, 0.0, *base)
     metric = Ratio(VALUE, BELOW) if spec.kind == RATIO else Mean(VALUE)
     mean, gradient = value_and_gradient(joint, metric)
     variance = max(float(gradient @ cov @ gradient), 0.0)
     before = [Mean(role) for role in roles if role in (BEFORE, BELOW_BEFORE)]
-    left = cuped.adjust({"all": joint}, metric, before)["all"].var * n
+    left = cuped.adjust({"all": joint}, metric, before)["all"].var * n if before else variance
     left = min(left, variance)
     rho = math.sqrt(1 - left / variance) if variance else 0.0
     return History(days, n, mean, variance, left, zeros, rho, *base)
@@ -219,6 +243,8 @@ class Terms:
             raise InvalidInput("Alpha and power lie between 0 and 1 (0.05 and 0.8 are usual).", "alpha")
         if self.method not in METHODS:
             raise InvalidInput(f"The method is one of {', '.join(METHODS)}.", "method")
+        if not MIN_TUNING <= self.tuning <= MAX_TUNING:
+            raise InvalidInput(f"N* is a number of members from {MIN_TUNING} to {MAX_TUNING}.", "tuning")
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from core import audit
 from core.errors import Conflict, InvalidInput
 from experiments.models import ExperimentPlan
 from experiments.moments import MAX_WINDOW_DAYS
-from experiments.outlook import FIXED, METHODS
+from experiments.outlook import FIXED, MAX_TUNING, METHODS, MIN_TUNING
 from experiments.stats import srm
 from experiments.stats.effect import check_alpha
 
 OBJECT = "plan"
 CAMPAIGN, EXPERIMENT = "campaign", "experiment"
-MAX_RULE, MAX_GUARDRAILS, MAX_ARMS = 2_000, 20, 20
+MAX_RULE, MAX_GUARDRAILS, MAX_ARMS, MAX_ALSO = 2_000, 20, 20, 20
 ENOUGH = 0.95
 """Share of the planned members from which the sample counts as the planned one."""
 READ_EARLY, OTHER_METRIC, METRIC_CHANGED = "read_early", "other_metric", "metric_changed"
@@ -48,6 +48,14 @@ class Guardrail:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A metric that the read-out shows beside the goal; ``version``: the one that was meant."""
+
+    metric: str
+    version: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the read-out is held against.
 
@@ -55,7 +63,9 @@ class Plan:
     unit (``unit``: money in minor units, share, number); ``arms`` are the weights, the ``control`` among
     them; ``members``: eligible members expected in all arms; ``duration_days``: each member's window from
     assignment, and ``ends_at`` the day on which it is read, where that is fixed; ``rule``: what is done on
-    which result, in words; ``baseline``: what was known of the metric when planning.
+    which result, in words; ``baseline``: what was known of the metric when planning; ``also``: metrics that
+    are shown beside the goal and decide nothing; ``tuning``: N*, the members of both arms at which intervals
+    that hold at every look are narrowest (None: as usual).
     """
 
     metric: str
@@ -75,6 +85,8 @@ class Plan:
     ends_at: datetime | None = None
     guardrails: tuple[Guardrail, ...] = ()
     baseline: dict[str, float] = field(default_factory=dict)
+    also: tuple[Shown, ...] = ()
+    tuning: float | None = None
 
     @property
     def holdout(self) -> float:
@@ -86,6 +98,7 @@ class Plan:
         return asdict(self) | {
             "ends_at": None if self.ends_at is None else self.ends_at.isoformat(),
             "guardrails": [asdict(one) for one in self.guardrails],
+            "also": [asdict(one) for one in self.also],
         }
 
 
@@ -97,6 +110,7 @@ def from_json(data: Mapping[str, Any]) -> Plan:
             **data,
             "ends_at": datetime.fromisoformat(ends_at) if ends_at else None,
             "guardrails": tuple(Guardrail(**one) for one in data.get("guardrails") or ()),
+            "also": tuple(Shown(**one) for one in data.get("also") or ()),
         }
     )
 
@@ -129,6 +143,10 @@ def check(plan: Plan) -> None:
     for one in plan.guardrails:
         if not 0 < one.margin < 1:
             raise InvalidInput("A guardrail's margin is a relative share between 0 and 1.", "guardrails")
+    if len(plan.also) > MAX_ALSO:
+        raise InvalidInput(f"A plan shows at most {MAX_ALSO} metrics beside its goal.", "also")
+    if plan.tuning is not None and not MIN_TUNING <= plan.tuning <= MAX_TUNING:
+        raise InvalidInput(f"N* is a number of members from {MIN_TUNING} to {MAX_TUNING}.", "tuning")
 
 
 def save(

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core.errors import InvalidInput
-from experiments import readout_needs
+from experiments import readout_cuped, readout_needs
 from experiments.models import Readout
 from experiments.moments import CONVERTED, ArmMoments, Moments
 from experiments.readout_form import (
@@ -23,6 +23,7 @@ from experiments.readout_form import (
     SEQUENTIAL,
     Adjusted,
     Check,
+    Measure,
     ReadOut,
     Result,
     Total,
@@ -31,10 +32,9 @@ from experiments.readout_form import (
 )
 from experiments.readout_scan import BEFORE
 from experiments.readout_words import MONEY_METRICS, verdict
-from experiments.stats import bayes, cuped, estimate, mean, multiplicity, proportion, sequential, srm
+from experiments.stats import bayes, estimate, mean, multiplicity, proportion, sequential, srm
 from experiments.stats.effect import Comparison, check_alpha
 from experiments.stats.estimate import Estimate
-from experiments.stats.joint import Joint, Mean
 
 __all__ = [
     "MONEY_METRICS", "REAL", "SIMULATED", "Check", "ReadOut", "Result", "Total", "freeze", "from_json",
@@ -66,6 +66,16 @@ class Known:
 
 
 @dataclass(frozen=True)
+class More:
+    """Metrics of the catalogue beside the read-out's own: what was measured, its results (in the order in
+    which they are shown), and how many windows of the goal's are still open."""
+
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    results: tuple[Result, ...] = ()
+    open_windows: int = 0
+
+
+@dataclass(frozen=True)
 class _Plan:
     control: str
     alpha: float
@@ -83,13 +93,16 @@ def read_out(
     currency: str | None = None,
     min_members: int = MIN_MEMBERS,
     known: Known | None = None,
+    goal: str | None = None,
+    more: More | None = None,
 ) -> ReadOut:
     """Compare every arm of ``weights`` with the control, metric by metric, after the checks.
 
     ``moments``: of :func:`experiments.moments.scan`, or of :func:`experiments.readout_scan.scan`, whose pairs
     bring the covariates; an arm that is missing there has no members. ``converted`` is compared as a
     proportion, the others as means. InvalidInput: a control that is no arm, or moments of an arm that has no
-    weight.
+    weight. ``goal``: the metric that it is about, whose results come first; ``more``: metrics that were
+    measured elsewhere, and are corrected for together with these.
     """
     check_alpha(alpha)
     if control not in weights:
@@ -99,15 +112,16 @@ def read_out(
         raise InvalidInput(
             f"The arms {', '.join(strangers)} have members but no weight; add them.", "weights"
         )
-    known = known or Known()
+    known, more = known or Known(), more or More()
     arms = {arm: moments[arm].n if arm in moments else 0 for arm in weights}
     split = srm.check_split(arms, weights) if sum(arms.values()) and _weighted(weights) > 1 else None
     plan = _Plan(control, alpha, moments, known, arms)
     names = next((list(found.metrics) for found in moments.values()), [])
     results = [one for metric in names for one in _metric(plan, metric, list(weights))]
+    results = sorted([*results, *more.results], key=lambda one: one.metric != goal)
     checks = [
         _split_check(split, arms, weights, known.previous_p),
-        *_size_checks(plan, weights, min_members),
+        *_size_checks(plan, weights, min_members, more.open_windows),
         *_more_checks(plan, weights),
     ]
     method = SEQUENTIAL if known.looks else FIXED
@@ -123,6 +137,8 @@ def read_out(
         known.tuning,
         known.looks,
         known.covariate_days,
+        goal=goal,
+        measures=dict(more.measures),
     )
     return _with_needs(_with_holm(found), known)
 
@@ -141,9 +157,11 @@ def _split_check(
     return Check("srm", ok, {"p": split.p, "chi2": split.chi2, "always_valid_p": always})
 
 
-def _size_checks(plan: _Plan, weights: Mapping[str, float], min_members: int) -> list[Check]:
+def _size_checks(
+    plan: _Plan, weights: Mapping[str, float], min_members: int, others_open: int
+) -> list[Check]:
     smallest = min(plan.sizes[arm] for arm in weights if weights[arm] > 0)
-    open_windows = sum(found.open_windows for found in plan.arms.values())
+    open_windows = max(sum(found.open_windows for found in plan.arms.values()), others_open)
     total = sum(plan.sizes.values())
     return [
         Check("sample_size", smallest >= min_members, {"smallest": smallest, "needed": min_members}),
@@ -192,9 +210,9 @@ def _metric(plan: _Plan, metric: str, arms: list[str]) -> list[Result]:
     """The metric of every treated arm."""
     moments = {arm: found.metrics[metric] for arm, found in plan.arms.items()}
     plain = {arm: _estimate(metric, one) for arm, one in moments.items() if one.n}
-    theta, removed, adjusted = _adjusted(plan, metric)
-    best = adjusted or plain
-    chances = _chances(best)
+    slope = readout_cuped.slope(plan.arms, metric)
+    best = plain if slope is None else readout_cuped.adjusted(plan.arms, metric)
+    chances = chances_best(best)
     results: list[Result] = []
     for arm in arms:
         if arm == plan.control:
@@ -210,7 +228,7 @@ def _metric(plan: _Plan, metric: str, arms: list[str]) -> list[Result]:
             else:
                 base = replace(
                     base,
-                    adjusted=Adjusted(found, theta, removed) if adjusted else None,
+                    adjusted=Adjusted(found, float(slope.theta[0]), slope.removed) if slope else None,
                     always_valid=always,
                     chance_to_win=bayes.posterior(estimate.difference(pair[0], pair[1])).chance_to_win,
                     chance_best=chances.get(arm),
@@ -248,23 +266,8 @@ def _estimate(metric: str, moments: Moments) -> Estimate:
     return Estimate.of_mean(moments)
 
 
-def _adjusted(plan: _Plan, metric: str) -> tuple[float, float, dict[str, Estimate]]:
-    """θ, the share of the variance removed, and the adjusted estimates; none where nothing varied before."""
-    key = (metric, metric + BEFORE)
-    joints = {
-        arm: Joint.of_pair(found.pairs[key], ("value", "before"))
-        for arm, found in plan.arms.items()
-        if found.n > 1 and key in found.pairs
-    }
-    below = sum(float(joint.cov[1, 1]) * (joint.n - 1) for joint in joints.values())
-    if not below:
-        return 0.0, 0.0, {}
-    theta = sum(float(joint.cov[0, 1]) * (joint.n - 1) for joint in joints.values()) / below
-    removed = cuped.correlation(joints, Mean("value"), Mean("before")) ** 2
-    return theta, removed, cuped.adjust(joints, Mean("value"), [Mean("before")])
-
-
-def _chances(arms: Mapping[str, Estimate]) -> dict[str, float]:
+def chances_best(arms: Mapping[str, Estimate]) -> dict[str, float]:
+    """Every arm's chance to have the highest value of all; empty where one does not vary."""
     if len(arms) < 2 or any(one.var <= 0 for one in arms.values()):
         return {}
     return bayes.chance_best({arm: bayes.normal(one.value, one.var**0.5) for arm, one in arms.items()})

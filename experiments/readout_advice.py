@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from experiments.moments import REVENUE
-from experiments.readout_form import BROKEN, ReadOut, Result
-from experiments.readout_words import METRIC_WORDS, Shower, shown_p, split_p
+from experiments.readout_form import BROKEN, MONEY, ReadOut, Result
+from experiments.readout_words import Said, Shower, language_of, points, shown_p, split_p
 from experiments.stats.effect import Effect
 
 SEND, CHOOSE, TEST, STOP, OPEN, NONE = "send", "choose", "test", "stop", "open", "none"
@@ -39,16 +39,16 @@ _WORDS = {
         "nothing": "No recommendation yet: {why}",
         "nobody": "nobody was assigned.",
         "small": "No recommendation yet: the smallest arm has {smallest} members, {needed} are needed.",
-        "send": "Send “{arm}” to everyone: it brought {low} to {high} more {thing}{profit}",
+        "send": "Send “{arm}” to everyone: it brought {low} to {high} {much} {thing}{profit}",
         "choose": "Send “{arm}” or “{other}”: both helped and cannot be told apart yet "
-        "(“{arm}” brought {low} to {high} more {thing}{profit})",
-        "test": "Go on testing “{arm}”: it brought {low} to {high} more {thing}, but whether that pays for "
+        "(“{arm}” brought {low} to {high} {much} {thing}{profit})",
+        "test": "Go on testing “{arm}”: it brought {low} to {high} {much} {thing}, but whether that pays for "
         "its cost is open (profit {profit_low} to {profit_high})",
-        "cost": "Do not send “{arm}” to everyone: it brought {low} to {high} more {thing}, but cost more "
+        "cost": "Do not send “{arm}” to everyone: it brought {low} to {high} {much} {thing}, but cost more "
         "than it earned (profit {profit_low} to {profit_high})",
-        "harm": "Do not send “{arm}” to everyone: it brought {low} to {high} more {thing}, but broke the "
+        "harm": "Do not send “{arm}” to everyone: it brought {low} to {high} {much} {thing}, but broke the "
         "guardrail “{guardrail}”",
-        "stop": "Stop “{arm}”: it brought {low} to {high} less {thing}",
+        "stop": "Stop “{arm}”: it brought {low} to {high} {little} {thing}",
         "open": "Not decided yet: the effect of “{arm}” lies between {low} and {high} ({thing}){need}",
         "profit": ", and earned {profit_low} to {profit_high} after all costs",
         "need": "; about {more} more members would decide it",
@@ -65,15 +65,15 @@ _WORDS = {
         "nothing": "暂不建议：{why}",
         "nobody": "尚无成员分组。",
         "small": "暂不建议：人数最少的组只有 {smallest} 人，至少需要 {needed} 人。",
-        "send": "建议全量发送“{arm}”：{thing}多 {low} 至 {high}{profit}",
+        "send": "建议全量发送“{arm}”：{thing}{much} {low} 至 {high}{profit}",
         "choose": "建议发送“{arm}”或“{other}”：两者都有效，目前无法分出高下"
-        "（“{arm}”使{thing}多 {low} 至 {high}{profit}）",
-        "test": "建议继续测试“{arm}”：{thing}多 {low} 至 {high}，但能否覆盖成本尚不确定"
+        "（“{arm}”使{thing}{much} {low} 至 {high}{profit}）",
+        "test": "建议继续测试“{arm}”：{thing}{much} {low} 至 {high}，但能否覆盖成本尚不确定"
         "（利润 {profit_low} 至 {profit_high}）",
-        "cost": "不建议全量发送“{arm}”：{thing}虽多 {low} 至 {high}，但成本高于收益"
+        "cost": "不建议全量发送“{arm}”：{thing}虽{much} {low} 至 {high}，但成本高于收益"
         "（利润 {profit_low} 至 {profit_high}）",
-        "harm": "不建议全量发送“{arm}”：{thing}虽多 {low} 至 {high}，但突破了护栏指标“{guardrail}”",
-        "stop": "建议停止“{arm}”：{thing}少 {low} 至 {high}",
+        "harm": "不建议全量发送“{arm}”：{thing}虽{much} {low} 至 {high}，但突破了护栏指标“{guardrail}”",
+        "stop": "建议停止“{arm}”：{thing}{little} {low} 至 {high}",
         "open": "尚无定论：“{arm}”对{thing}的影响在 {low} 与 {high} 之间{need}",
         "profit": "，扣除全部成本后盈利 {profit_low} 至 {profit_high}",
         "need": "；约需再增加 {more} 名会员才能定论",
@@ -86,31 +86,36 @@ _WORDS = {
         "end": "。",
     },
 }
-_THINGS = {
-    "en": {**METRIC_WORDS["en"], "converted": "percentage points of conversion"},
-    "zh": {**METRIC_WORDS["zh"], "converted": "购买率（百分点）"},
-}
+_MORE_LESS = {"en": ("more", "less"), "zh": ("多", "少")}
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """An arm judged: its effect, its profit where there is one, and whether it is better or worse."""
+    """An arm judged: its effect, its profit where there is one, and whether it is better or worse; ``sign``
+    is −1 of a metric of which less is better."""
 
     result: Result
     effect: Effect
     profit: Range | None
+    sign: int = 1
 
     @property
     def name(self) -> str:
         return self.result.arm
 
     @property
+    def gain(self) -> Range:
+        """The effect's interval, what is better above 0."""
+        low, high = self.effect.low, self.effect.high
+        return (low, high) if self.sign > 0 else (-high, -low)
+
+    @property
     def better(self) -> bool:
-        return self.effect.low > 0
+        return self.gain[0] > 0
 
     @property
     def worse(self) -> bool:
-        return self.effect.high < 0
+        return self.gain[1] < 0
 
     @property
     def pays(self) -> bool:
@@ -124,16 +129,18 @@ class _Arm:
 def advise(
     readout: ReadOut,
     locale: str,
-    metric: str = REVENUE,
+    metric: str | None = None,
     profits: Mapping[str, Range] | None = None,
+    said: Said = str,
 ) -> Advice:
     """The recommendation in English or Chinese (any ``zh…`` locale).
 
-    ``profits``: arm → the interval of its profit in minor units; arms without one are judged by ``metric``
-    alone.
+    ``metric``: None for the read-out's goal; ``profits``: arm → the interval of its profit in minor units;
+    arms without one are judged by ``metric`` alone; ``said`` translates a refusal.
     """
-    language = "zh" if locale.lower().startswith("zh") else "en"
+    language = language_of(locale)
     words = _WORDS[language]
+    metric = metric or readout.goal or REVENUE
     if not readout.trusted:
         return Advice(NONE, (), words["srm"].format(p=shown_p(split_p(readout))))
     mine = [result for result in readout.results if result.metric == metric]
@@ -144,12 +151,13 @@ def advise(
     for result in mine:
         effect = readout.headline(result)
         if effect is not None:
-            arms.append(_Arm(result, effect, (profits or {}).get(result.arm)))
+            profit = (profits or {}).get(result.arm)
+            arms.append(_Arm(result, effect, profit, readout.sign(metric)))
     if not arms:
-        return Advice(NONE, (), words["nothing"].format(why=mine[0].refused))
+        return Advice(NONE, (), words["nothing"].format(why=said(mine[0].refused or "")))
     if size is not None and not size.ok:
         return Advice(NONE, (), words["small"].format(**size.detail))
-    write = _Writer(readout, metric, words, _THINGS[language].get(metric, metric))
+    write = _Writer(readout, metric, language)
     kind, named, text = _judge(_unharmed(arms, readout), arms, write)
     closed = readout.check("windows_closed")
     early = words["early"] if closed is not None and not closed.ok else ""
@@ -187,7 +195,7 @@ def _judge(fit: list[_Arm], arms: list[_Arm], write: _Writer) -> tuple[str, tupl
         text = write("harm", first, guardrail="”, “".join(_broken(first.name, write.readout)))
         return STOP, (first.name,), text + _others(arms, (first.name,), write)
     if worse and len(worse) == len(arms):
-        first = min(worse, key=lambda arm: arm.effect.estimate)
+        first = min(worse, key=lambda arm: arm.sign * arm.effect.estimate)
         return STOP, (first.name,), write("stop", first) + _others(arms, (first.name,), write)
     open_arms = [arm for arm in arms if not arm.worse]
     first = max(open_arms, key=_worth)
@@ -196,7 +204,7 @@ def _judge(fit: list[_Arm], arms: list[_Arm], write: _Writer) -> tuple[str, tupl
 
 def _worth(arm: _Arm) -> tuple[float, float]:
     """Profit first where there is one, then the effect a member."""
-    return (sum(arm.profit) if arm.profit is not None else 0.0, arm.effect.estimate)
+    return (sum(arm.profit) if arm.profit is not None else 0.0, arm.sign * arm.effect.estimate)
 
 
 def _others(arms: list[_Arm], named: tuple[str, ...], write: _Writer) -> str:
@@ -215,14 +223,18 @@ class _Writer:
 
     readout: ReadOut
     metric: str
-    words: Mapping[str, str]
-    thing: str
+    language: str
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        return _WORDS[self.language]
 
     def __call__(self, key: str, arm: _Arm, other: str = "", guardrail: str = "") -> str:
-        low, high = arm.effect.low, arm.effect.high
+        low, high = (arm.effect.low, arm.effect.high) if key == "open" else arm.gain
         if key == "stop":
             low, high = -high, -low
-        money = Shower(REVENUE, self.readout.currency)
+        much, little = _MORE_LESS[self.language][:: arm.sign]
+        money = Shower(MONEY, self.readout.currency, self.language)
         parts = {"profit_low": "", "profit_high": ""}
         if arm.profit is not None:
             parts = {"profit_low": money.total(arm.profit[0]), "profit_high": money.total(arm.profit[1])}
@@ -233,13 +245,15 @@ class _Writer:
             guardrail=guardrail,
             low=self._number(low),
             high=self._number(high),
-            thing=self.thing,
+            much=much,
+            little=little,
+            thing=points(self.readout, self.metric, self.language),
             need=self._need(arm),
             **(parts if key in ("test", "cost") else {"profit": profit}),
         )
 
     def _number(self, value: float) -> str:
-        shown = Shower(self.metric, self.readout.currency)(value)
+        shown = Shower(self.readout.unit(self.metric), self.readout.currency, self.language)(value)
         return shown.removesuffix(" %")
 
     def _need(self, arm: _Arm) -> str:

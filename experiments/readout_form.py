@@ -40,11 +40,11 @@ class Total:
 
 @dataclass(frozen=True)
 class Adjusted:
-    """The comparison after CUPED: ``theta`` of the covariate (the same metric before), and the share of the
-    variance that it took away (ρ², 0 to 1)."""
+    """The comparison after CUPED: ``theta`` of the covariate (the same metric before; None: a ratio has two),
+    and the share of the variance that it took away (ρ², 0 to 1)."""
 
     comparison: Comparison
-    theta: float
+    theta: float | None
     removed: float
 
 
@@ -113,11 +113,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Timeline:
-    """How the effect on a metric built up; ``tuning`` is the N* of its always-valid band."""
+    """How the effect on a metric built up; ``tuning`` is the N* of its always-valid band, ``adjusted``: by
+    CUPED, as the headline."""
 
     metric: str
     tuning: float
     curves: list[Curve]
+    adjusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,13 @@ class Breakdown:
 
 @dataclass(frozen=True)
 class Dimension:
-    """The effect on ``metric`` by an attribute that members had before; p are Holm's over arms and cells."""
+    """The effect on ``metric`` by an attribute that members had before; p are Holm's over arms and cells;
+    ``adjusted``: by CUPED, as the headline."""
 
     name: str
     metric: str
     breakdowns: list[Breakdown]
+    adjusted: bool = False
 
 
 KEPT, BROKEN, UNSURE = "kept", "broken", "unsure"
@@ -171,6 +175,28 @@ class Guarded:
     refused: str | None = None
 
 
+MONEY, SHARE, NUMBER, DAYS = "money", "share", "number", "days"
+"""What a metric's value is: minor units, a share, a number, or days."""
+_OWN_UNITS = {"revenue": MONEY, "margin": MONEY, "converted": SHARE}
+SUMMABLE = ("mean", "count", "proportion", "retention")
+"""Kinds of metrics whose difference a member adds up over members."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric of the catalogue as it was measured: that version's definition, in days ``from_day`` to
+    ``until_day`` since assignment; ``covariate_days`` before it where CUPED was tried."""
+
+    name: str
+    version: int
+    kind: str
+    unit: str
+    from_day: int
+    until_day: int
+    covariate_days: int | None = None
+    higher_is_better: bool = True
+
+
 @dataclass(frozen=True)
 class ReadOut:
     """Everything a page or a report shows; ``alpha`` is 1 − the level of every interval."""
@@ -191,6 +217,11 @@ class ReadOut:
     dimensions: list[Dimension] = field(default_factory=list)
     guardrails: list[Guarded] = field(default_factory=list)
     """Of the plan that binds the experiment; empty: none were planned, or it is of before they were kept."""
+    goal: str | None = None
+    """The metric that it is about; None: of before that was kept, see its settings."""
+    measures: dict[str, Measure] = field(default_factory=dict)
+    """Metrics of the catalogue among the results, by the name that they have there; the others are the
+    read-out's own."""
 
     @property
     def ok(self) -> bool:
@@ -213,6 +244,16 @@ class ReadOut:
                 return found
         raise InvalidInput(f"This read-out has no metric “{metric}” for {arm or 'a treated arm'}.", "metric")
 
+    def unit(self, metric: str) -> str:
+        """What a metric's value is: ``money``, ``share``, ``number`` or ``days``."""
+        found = self.measures.get(metric)
+        return _OWN_UNITS.get(metric, NUMBER) if found is None else found.unit
+
+    def sign(self, metric: str) -> int:
+        """1 where more of the metric is better, −1 where less is."""
+        found = self.measures.get(metric)
+        return 1 if found is None or found.higher_is_better else -1
+
     def headline(self, result: Result) -> Effect | None:
         """The difference a member that counts: adjusted where there is a covariate, and always valid where
         somebody has looked before."""
@@ -225,9 +266,10 @@ class ReadOut:
         return result.relative if comparison is None else comparison.relative
 
     def total(self, result: Result) -> Total | None:
-        """The headline over all members of the arm."""
-        effect = self.headline(result)
-        if effect is None:
+        """The headline over all members of the arm; None where there is none, or it does not add up over
+        members, as ratios and quantiles do not."""
+        effect, measure = self.headline(result), self.measures.get(result.metric)
+        if effect is None or (measure is not None and measure.kind not in SUMMABLE):
             return None
         return Total(*(result.n * value for value in (effect.estimate, effect.low, effect.high)))
 
@@ -252,6 +294,7 @@ def from_json(data: Mapping[str, Any]) -> ReadOut:
     parts["timeline"] = _maybe(data.get("timeline"), _timeline)
     parts["dimensions"] = [_dimension(one) for one in data.get("dimensions") or []]
     parts["guardrails"] = [Guarded(**one) for one in data.get("guardrails") or []]
+    parts["measures"] = {name: Measure(**one) for name, one in (data.get("measures") or {}).items()}
     return ReadOut(**parts)
 
 
@@ -296,7 +339,7 @@ def _timeline(data: Mapping[str, Any]) -> Timeline:
         )
 
     curves = [Curve(one["arm"], [point(each) for each in one["points"]]) for one in data["curves"]]
-    return Timeline(data["metric"], data["tuning"], curves)
+    return Timeline(data["metric"], data["tuning"], curves, data.get("adjusted", False))
 
 
 def _dimension(data: Mapping[str, Any]) -> Dimension:
@@ -304,4 +347,5 @@ def _dimension(data: Mapping[str, Any]) -> Dimension:
         cells = [CellEffect(**{**cell, "absolute": _effect(cell["absolute"])}) for cell in one["cells"]]
         return Breakdown(one["arm"], cells, _maybe(one["interaction"], lambda it: Interaction(**it)))
 
-    return Dimension(data["name"], data["metric"], [breakdown(one) for one in data["breakdowns"]])
+    breakdowns = [breakdown(one) for one in data["breakdowns"]]
+    return Dimension(data["name"], data["metric"], breakdowns, data.get("adjusted", False))

@@ -1,4 +1,6 @@
-"""A whole read-out from the warehouse: two scans, then pure statistics. Writes nothing."""
+"""A whole read-out from the warehouse: two scans, those of the catalogue's metrics, then pure statistics.
+
+Writes nothing. Guarantees: the timeline and the groups are of the goal, adjusted as its headline is."""
 
 from __future__ import annotations
 
@@ -10,9 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.warehouse.engine import Engine
-from experiments import readout_dimensions, readout_scan, readout_timeline
+from experiments import (
+    readout_catalogue,
+    readout_cuped,
+    readout_dimensions,
+    readout_scan,
+    readout_timeline,
+)
 from experiments.moments import DEFAULT_MARGIN, REVENUE
 from experiments.readout import Known, ReadOut, read_out
+from experiments.readout_catalogue import Goal
 from experiments.readout_form import Timeline
 
 ONCE = timedelta(days=1)
@@ -21,7 +30,8 @@ ONCE = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is measured: arms with their weights, and the metric (of the read-out) that the page is about."""
+    """What is measured: arms with their weights, and what the read-out is about: ``goal``, or ``metric``, one
+    of the read-out's own."""
 
     weights: Mapping[str, float]
     control: str
@@ -32,6 +42,7 @@ class Wanted:
     currency: str | None = None
     default_margin: float = DEFAULT_MARGIN
     covariate_days: int = readout_scan.COVARIATE_DAYS
+    goal: Goal | None = None
 
 
 @dataclass(frozen=True)
@@ -52,28 +63,60 @@ def measure(engine: Engine, assignments: pa.Table, wanted: Wanted, known: Known)
         covariate_days=wanted.covariate_days,
         default_margin=wanted.default_margin,
     )
-    days = readout_timeline.scan(engine, assignments, window_days=wanted.window_days, as_of=wanted.as_of)
+    days = readout_timeline.scan(
+        engine,
+        assignments,
+        window_days=wanted.window_days,
+        as_of=wanted.as_of,
+        covariate_days=wanted.covariate_days,
+    )
     known = replace(
         known,
         pace=pace(assignments, wanted.as_of) if known.pace is None else known.pace,
         covariate_days=wanted.covariate_days,
     )
-    found = read_out(
-        arms, wanted.weights, wanted.control, wanted.alpha, currency=wanted.currency, known=known
-    )
+    goal = wanted.goal or Goal(wanted.metric, None)
     treated = [arm for arm in wanted.weights if arm != wanted.control]
+    more = readout_catalogue.measure(
+        engine,
+        assignments,
+        goal,
+        treated,
+        wanted.control,
+        as_of=wanted.as_of,
+        alpha=wanted.alpha,
+        tuning=known.tuning,
+    )
+    found = read_out(
+        arms,
+        wanted.weights,
+        wanted.control,
+        wanted.alpha,
+        currency=wanted.currency,
+        known=known,
+        goal=goal.key,
+        more=more.more,
+    )
 
     def timeline(metric: str) -> Timeline | None:
-        return readout_timeline.timeline(days, metric, treated, wanted.control, wanted.alpha, known.tuning)
+        adjusted = readout_cuped.slope(arms, metric) is not None
+        return readout_timeline.timeline(
+            days, metric, treated, wanted.control, wanted.alpha, known.tuning, adjusted=adjusted
+        )
 
-    shown = replace(
-        found,
-        timeline=timeline(wanted.metric),
-        dimensions=readout_dimensions.dimensions(cells, wanted.metric, treated, wanted.control, wanted.alpha)
-        if arms
-        else [],
-    )
-    return Measured(shown, timeline(REVENUE))
+    if goal.asked is not None:
+        found = replace(found, timeline=more.timeline, dimensions=more.dimensions)
+    elif arms:
+        slope = readout_cuped.slope(arms, goal.key)
+        theta = None if slope is None else slope.theta
+        found = replace(
+            found,
+            timeline=timeline(goal.key),
+            dimensions=readout_dimensions.dimensions(
+                cells, goal.key, treated, wanted.control, wanted.alpha, theta
+            ),
+        )
+    return Measured(found, timeline(REVENUE))
 
 
 def pace(assignments: pa.Table, as_of: datetime) -> float | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from core.money import exponent
-from experiments.moments import CONVERTED, MARGIN, REVENUE
-from experiments.readout_form import ReadOut
+from core import money
+from experiments.moments import MARGIN, REVENUE
+from experiments.readout_form import DAYS, MONEY, SHARE, ReadOut
 
 MONEY_METRICS = (REVENUE, MARGIN)
 
@@ -17,9 +17,66 @@ METRIC_WORDS = {
         "orders": "orders a member",
         "converted": "the share who bought",
         "margin": "margin a member",
+        "order_value": "average order value",
+        "units": "units a member",
+        "return_rate": "the return rate",
+        "unsubscribes": "the share who unsubscribed",
+        "repurchase": "the share who bought again",
     },
-    "zh": {"revenue": "人均收入", "orders": "人均订单数", "converted": "购买率", "margin": "人均毛利"},
+    "zh": {
+        "revenue": "人均收入",
+        "orders": "人均订单数",
+        "converted": "购买率",
+        "margin": "人均毛利",
+        "order_value": "客单价",
+        "units": "人均件数",
+        "return_rate": "退货率",
+        "unsubscribes": "退订率",
+        "repurchase": "复购率",
+    },
 }
+_POINTS = {
+    "converted": "conversion",
+    "return_rate": "return rate",
+    "unsubscribes": "unsubscribing",
+    "repurchase": "buying again",
+}
+"""Shares, as what percentage points are of."""
+Said = Callable[[str], str]
+"""A refusal in the reader's language."""
+
+
+def language_of(locale: str) -> str:
+    """``zh`` for any ``zh…`` locale, else ``en``."""
+    return "zh" if locale.lower().startswith("zh") else "en"
+
+
+def thing(readout: ReadOut, metric: str, language: str) -> str:
+    """What a metric is called within a sentence; a shop's own is called as the shop calls it."""
+    measure = readout.measures.get(metric)
+    name = metric if measure is None else measure.name
+    return METRIC_WORDS[language].get(name, f"“{name}”") + _version(readout, metric, language)
+
+
+def points(readout: ReadOut, metric: str, language: str) -> str:
+    """What a difference is one of: percentage points where the metric is a share, else the metric."""
+    if readout.unit(metric) != SHARE:
+        return thing(readout, metric, language)
+    if language == "zh":
+        return f"{thing(readout, metric, language)}（百分点）"
+    measure = readout.measures.get(metric)
+    name = metric if measure is None else measure.name
+    return f"percentage points of {_POINTS.get(name, f'“{name}”')}{_version(readout, metric, language)}"
+
+
+def _version(readout: ReadOut, metric: str, language: str) -> str:
+    """Of a metric that is there beside the read-out's own of the same name."""
+    measure = readout.measures.get(metric)
+    if measure is None or measure.name == metric:
+        return ""
+    return f" (version {measure.version})" if language == "en" else f"（第 {measure.version} 版）"
+
+
 _SENTENCES = {
     "en": {
         "nothing": "No result yet: {why}",
@@ -35,6 +92,10 @@ _SENTENCES = {
         "found": (
             "“{arm}” {changed} {metric} by {estimate} ({level} interval {low} to {high}, p {p}), "
             "{total} over its {n} members against {n_control} in “{control}”."
+        ),
+        "of_all": (
+            "“{arm}” {changed} {metric} by {estimate} ({level} interval {low} to {high}, p {p}), "
+            "with {n} members against {n_control} in “{control}”."
         ),
         "raised": "raised",
         "lowered": "lowered",
@@ -53,6 +114,10 @@ _SENTENCES = {
             "“{arm}”使{metric}{changed} {estimate}（{level} 置信区间 {low} 至 {high}，p {p}），"
             "{n} 人合计 {total}，对照组“{control}”{n_control} 人。"
         ),
+        "of_all": (
+            "“{arm}”使{metric}{changed} {estimate}（{level} 置信区间 {low} 至 {high}，p {p}），"
+            "共 {n} 人，对照组“{control}”{n_control} 人。"
+        ),
         "raised": "提高",
         "lowered": "降低",
         "small": "样本较小：人数最少的组仅 {smallest} 人。",
@@ -62,38 +127,47 @@ _SENTENCES = {
 }
 
 
-def verdict(readout: ReadOut, locale: str, metric: str = REVENUE, arm: str | None = None) -> str:
+def verdict(
+    readout: ReadOut,
+    locale: str,
+    metric: str | None = None,
+    arm: str | None = None,
+    said: Said = str,
+) -> str:
     """The result in one sentence of English or Chinese (any ``zh…`` locale), checks before numbers.
 
-    Where the interval of the absolute difference holds 0 it says that none was **found**, with the
-    interval and the numbers, not that there is none.
+    ``metric``: None for the read-out's goal; ``said`` translates a refusal. Where the interval of the
+    absolute difference holds 0 it says that none was **found**, with the interval and the numbers, not that
+    there is none.
     """
-    language = "zh" if locale.lower().startswith("zh") else "en"
+    language = language_of(locale)
     words = _SENTENCES[language]
     if readout.srm is not None and not readout.trusted:
         return words["srm"].format(p=shown_p(split_p(readout)))
     if not readout.results:
         return words["nothing"].format(why="nobody was assigned." if language == "en" else "尚无成员分组。")
+    metric = metric or readout.goal or REVENUE
     found = readout.result(metric, arm)
     effect, whole = readout.headline(found), readout.total(found)
-    if effect is None or whole is None:
-        return words["nothing"].format(why=found.refused)
-    show = Shower(metric, readout.currency)
+    if effect is None:
+        return words["nothing"].format(why=said(found.refused or ""))
+    show = Shower(readout.unit(metric), readout.currency, language)
     different = effect.low > 0 or effect.high < 0
     down = effect.estimate < 0
     size = abs(effect.estimate) if different else effect.estimate
     ends = sorted((abs(effect.low), abs(effect.high))) if different else [effect.low, effect.high]
-    text = words["found" if different else "none"].format(
+    key = "none" if not different else "found" if whole is not None else "of_all"
+    text = words[key].format(
         arm=found.arm,
         control=found.control,
-        metric=METRIC_WORDS[language].get(metric, metric),
+        metric=thing(readout, metric, language),
         changed=words["lowered" if down else "raised"],
         estimate=show(size),
         low=show(ends[0]),
         high=show(ends[1]),
         level=f"{100 * (1 - readout.alpha):g} %" if language == "en" else f"{100 * (1 - readout.alpha):g}%",
         p=shown_p(effect.p),
-        total=show.total(whole.estimate),
+        total="" if whole is None else show.total(whole.estimate),
         n=f"{found.n:,}",
         n_control=f"{found.n_control:,}",
     )
@@ -123,22 +197,31 @@ def shown_p(value: float) -> str:
 
 @dataclass(frozen=True)
 class Shower:
-    """Numbers of a metric as a reader wants them: money in major units, shares in points of a per cent."""
+    """Numbers of a unit for readers: money in the shop's form, shares in per cent, days by name."""
 
-    metric: str
+    unit: str
     currency: str | None
+    language: str = "en"
 
     def __call__(self, value: float) -> str:
         """A value of one member."""
-        if self.metric == CONVERTED:
+        if self.unit == SHARE:
             return f"{100 * value:.2f} %"
-        return self._number(value)
+        if self.unit == MONEY:
+            return self._money(value, whole=False)
+        if self.unit == DAYS:
+            return f"{value:,.2f}{'天' if self.language == 'zh' else ' days'}"
+        return f"{value:,.4f}"
+
+    def signed(self, value: float) -> str:
+        """The same with a plus before a gain."""
+        return f"{'+' if value > 0 else ''}{self(value)}"
 
     def total(self, value: float) -> str:
         """A sum over members."""
-        return self._number(value, digits=0)
+        return self._money(value, whole=True) if self.unit == MONEY else f"{value:,.1f}"
 
-    def _number(self, value: float, digits: int = 2) -> str:
-        if self.metric in MONEY_METRICS and self.currency:
-            return f"{value / 10 ** exponent(self.currency):,.{digits}f} {self.currency}"
-        return f"{value:,.{digits if self.metric in MONEY_METRICS else max(digits, 1) + 2 * (digits > 0)}f}"
+    def _money(self, value: float, *, whole: bool) -> str:
+        if not self.currency:
+            return f"{value:,.{0 if whole else 2}f}"
+        return money.shown(value, self.currency, "zh_CN" if self.language == "zh" else "en", whole=whole)

@@ -18,6 +18,7 @@ from core.db import among
 from core.errors import InvalidInput, NotFound
 from loyalty import benefits, budgets, codes
 from loyalty.batches import EXPIRED, HELD, REDEEMED
+from loyalty.ended_holds import take_budget
 from loyalty.models import Coupon, CouponBatch, CouponHold
 from loyalty.requests import check_key, claim, fingerprint, other_body, remember
 from loyalty.sets import insert_new
@@ -35,7 +36,6 @@ from loyalty.uses import (
     lock_coupon,
     see,
     set_states,
-    take_budget,
     user_of,
     without_old_hold,
 )
@@ -91,7 +91,7 @@ def hold(
     member_id = user_of(session, coupon, member_external_id)
     check_day(session, coupon, member_id, now)
     off = benefits.discount(coupon.benefit, basket_minor)
-    take_budget(session, coupon, off)
+    take_budget(session, coupon, off, now)
     expires_at = now + timedelta(minutes=minutes)
     values = {
         "coupon_id": coupon.id,

@@ -5,7 +5,7 @@ Owns the preference; what the rule does to orders is in :mod:`loyalty.earning`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -40,7 +40,8 @@ class EarnRule:
     """How orders earn: ``points_per_unit`` (a decimal as text) for each major unit of what was paid.
 
     The base are the lines after all discounts, without shipping, ``excluded_categories`` and
-    ``excluded_skus``; ``category_times`` multiplies a category's lines. Points become usable
+    ``excluded_skus``; ``category_times`` multiplies a category's lines, ``segment_times`` all that members
+    of a segment buy (of several segments the highest counts). Points become usable
     ``pending_days`` after the order. They expire as ``expires`` says, in ``timezone``: ``months``
     (``expiry_months`` later at the same local time; None: never), ``year_end`` (with the calendar year,
     ``expiry_years`` later), ``inactivity`` (after ``expiry_months`` without earning or spending), ``never``.
@@ -55,6 +56,7 @@ class EarnRule:
     category_times: Mapping[str, str] = field(default_factory=dict)
     excluded_categories: tuple[str, ...] = ()
     excluded_skus: tuple[str, ...] = ()
+    segment_times: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= MAX_RATE:
@@ -78,7 +80,9 @@ class EarnRule:
             )
         for category, times in self.category_times.items():
             decimal(times, f"category_times.{category}")
-        for name in ("category_times", "excluded_categories", "excluded_skus"):
+        for segment, times in self.segment_times.items():
+            decimal(times, f"segment_times.{segment}")
+        for name in ("category_times", "segment_times", "excluded_categories", "excluded_skus"):
             if len(getattr(self, name)) > MAX_NAMES:
                 raise InvalidInput(f"At most {MAX_NAMES} names are kept here.", name)
 
@@ -91,6 +95,14 @@ class EarnRule:
         if not rate.is_finite():
             raise InvalidInput(f"“{self.points_per_unit}” is not a number of points.", "points_per_unit")
         return rate
+
+    def times_of_segments(self, segments: Collection[str]) -> tuple[str, str | None]:
+        """What a member of these segments is multiplied by, and the segment that says so, or None."""
+        found = [name for name in sorted(segments) if name in self.segment_times]
+        if not found:
+            return "1", None
+        best = max(found, key=lambda name: decimal(self.segment_times[name], "segment_times"))
+        return self.segment_times[best], best
 
     @property
     def rolling(self) -> bool:

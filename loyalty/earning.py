@@ -8,7 +8,7 @@ order whose points are taken back and that is paid again afterwards earns nothin
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from core.db import among
 from core.models import Order, OrderLine, Todo
-from loyalty import ledger, multipliers
+from loyalty import ledger, multipliers, segment_members
 from loyalty.earn_rules import EarnRule as EarnRule
 from loyalty.earn_rules import load_rule as load_rule
 from loyalty.earn_rules import save_rule as save_rule
@@ -140,17 +140,23 @@ class Terms:
     tier_of: Mapping[int, str] = field(default_factory=dict)
     """Member → tier."""
     tier_times: Mapping[str, str] = field(default_factory=dict)
+    segments_of: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """Member → the segments that a rule or a multiplier names, as of the newest refresh."""
 
 
 def _terms(session: Session, rule: EarnRule, orders: Sequence[Any]) -> Terms:
     if not orders:
         return Terms(rule)
     times = [order.ordered_at for order in orders]
+    members = {order.member_id for order in orders}
+    campaigns = multipliers.between(session, min(times), max(times))
+    asked = bool(rule.segment_times) or any(one.segments for one in campaigns)
     return Terms(
         rule,
-        multipliers.between(session, min(times), max(times)),
-        tiers.tier_of(session, {order.member_id for order in orders}),
+        campaigns,
+        tiers.tier_of(session, members),
         tiers.multipliers(session),
+        segment_members.of(session, members) if asked else {},
     )
 
 
@@ -187,14 +193,16 @@ def new_lot(
         return None
     rule, tier = terms.rule, terms.tier_of.get(order.member_id)
     tier_times = terms.tier_times.get(tier, "1") if tier else "1"
+    segments = terms.segments_of.get(order.member_id, frozenset())
+    segment_times, segment = rule.times_of_segments(segments)
     paid = lines or {(None, None): order.net_minor}
     weighted = [
-        (sku, category, amount, _times(terms, order.ordered_at, tier, sku, category))
+        (sku, category, amount, _times(terms, order.ordered_at, tier, segments, sku, category))
         for (sku, category), amount in sorted(paid.items(), key=str)
         if amount > 0
     ]
     weight = sum((amount * Fraction(times) for _, _, amount, times in weighted), Fraction(0))
-    points = earned(weight * Fraction(tier_times), order.currency, rule.rate)
+    points = earned(weight * Fraction(tier_times) * Fraction(segment_times), order.currency, rule.rate)
     expires_at = rule.expiry(order.ordered_at)
     if points <= 0 or (expires_at is not None and expires_at <= now):
         return None
@@ -207,6 +215,8 @@ def new_lot(
     }
     if tier_times != "1":
         snapshot |= {"tier": tier, "tier_times": tier_times}
+    if segment_times != "1":
+        snapshot |= {"segment": segment, "segment_times": segment_times}
     if any(times != "1" for *_, times in weighted):
         snapshot["lines"] = [list(line) for line in weighted]
     available_at = order.ordered_at + timedelta(days=rule.pending_days)
@@ -215,13 +225,20 @@ def new_lot(
     )
 
 
-def _times(terms: Terms, at: datetime, tier: str | None, sku: str | None, category: str | None) -> str:
+def _times(
+    terms: Terms,
+    at: datetime,
+    tier: str | None,
+    segments: Collection[str],
+    sku: str | None,
+    category: str | None,
+) -> str:
     """What a line is multiplied by, as text: ``0`` where it is excluded."""
     rule = terms.rule
     if category in rule.excluded_categories or sku in rule.excluded_skus:
         return "0"
     own = rule.category_times.get(category, "1") if category is not None else "1"
-    campaign = multipliers.times_of(terms.multipliers, at=at, tier=tier, category=category)
+    campaign = multipliers.times_of(terms.multipliers, at=at, tier=tier, category=category, segments=segments)
     return str(Fraction(own) * Fraction(campaign))
 
 

@@ -31,7 +31,8 @@ class EndingCode:
 
 def _usable(now: datetime) -> sa.ColumnElement[bool]:
     started = sa.or_(Coupon.valid_from.is_(None), Coupon.valid_from <= now)
-    return sa.and_(Coupon.state == ISSUED, Coupon.valid_until > now, started)
+    live = CouponBatch.archived_at.is_(None)
+    return sa.and_(Coupon.state == ISSUED, Coupon.valid_until > now, started, live)
 
 
 def ending(
@@ -82,3 +83,13 @@ def codes(session: Session, coupon_ids: Iterable[int], now: datetime) -> list[En
         .order_by(Coupon.member_id, Coupon.id)
     )
     return [EndingCode(*row) for row in rows]
+
+
+def usable(session: Session, texts: Iterable[str], now: datetime) -> set[tuple[int, str]]:
+    """(member, code) of those of the codes that their members can use now; one query."""
+    rows = session.execute(
+        sa.select(Coupon.member_id, Coupon.code)
+        .join(CouponBatch, CouponBatch.id == Coupon.batch_id)
+        .where(among(session, Coupon.code, texts), _usable(now))
+    )
+    return {(member_id, code) for member_id, code in rows if member_id is not None}

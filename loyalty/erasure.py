@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from core.models import Member
 from core.warehouse.replica import mark
+from loyalty import segment_members
 from loyalty.abuse import signals
 from loyalty.ledger import POINTS
 from loyalty.models import PointsEntry, Redemption
@@ -20,7 +21,7 @@ def forget(session: Session, member: Member, _now: datetime) -> None:
     """Mark every month of the warehouse that holds a redemption or points of the member.
 
     Coupons, redemptions and points stay in the database under the bare id: money was given for them.
-    What tells a member's devices and addresses from others' goes.
+    What tells a member's devices and addresses from others' goes, and the segments that earn more.
     """
     months = (
         (REDEMPTIONS, sa.select(Redemption.redeemed_at).where(Redemption.member_id == member.id)),
@@ -30,3 +31,4 @@ def forget(session: Session, member: Member, _now: datetime) -> None:
         mark(session, fact, session.scalars(times))
     mark(session, TIERS, [None])
     signals.forget_member(session, member.id)
+    segment_members.forget(session, member.id)

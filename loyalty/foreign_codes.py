@@ -13,7 +13,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_insert, lock_rows
+from core.db import among, bulk_insert
 from core.errors import Conflict, InvalidInput
 from core.models import Member
 from loyalty import codes, issuing
@@ -46,18 +46,17 @@ class Loaded:
 
 
 def load(session: Session, batch: CouponBatch, lines: Sequence[Line], source: str, now: datetime) -> Loaded:
-    """Take in at most 50,000 codes of another system. The batch's limits of codes in all count.
+    """Take in at most 50,000 codes of another system. The batch's limits count: in all, a day, a member.
 
-    A line is refused where its code cannot be one, belongs to another batch, or names a member who is
-    not known; the others load.
+    A line is refused where its code cannot be one, belongs to another batch, names a member who is not
+    known, or has no room within a limit; the others load.
     """
     if len(lines) > LOT:
         raise InvalidInput(f"At most {LOT} codes are loaded at once.", "file")
     if batch.archived_at is not None:
         raise Conflict(f"The coupon batch “{batch.name}” is archived; choose another.")
-    if batch.total_limit is not None:
-        lock_rows(session, CouponBatch.__table__, [batch.id])
     members = _members(session, lines, source)
+    issuing.lock_limits(session, batch, members.values())
     rejected: list[tuple[Line, str]] = []
     wanted: dict[str, Line] = {}
     for line in lines:
@@ -72,23 +71,35 @@ def load(session: Session, batch: CouponBatch, lines: Sequence[Line], source: st
             wanted[code] = line
     same, taken = _known(session, batch, wanted)
     rejected += [(wanted[code], "The code belongs to another batch.") for code in taken]
-    fresh = [code for code in wanted if code not in taken and code not in same]
-    if batch.total_limit is not None and fresh and not issuing.reserve(session, batch.id, len(fresh)):
-        raise Conflict(f"The coupon batch “{batch.name}” has fewer codes left than the file brings.")
+    owned = [
+        (members.get(line.member or ""), code)
+        for code, line in wanted.items()
+        if code not in taken and code not in same
+    ]
+    fresh, over = issuing.within_limits(session, batch, owned, now)
+    rejected += [(wanted[code], _limit_words(batch, wanted[code], limit)) for code, limit in over.items()]
     begins, until = validity(batch, now)
     columns = (*issuing.COUPON_COLUMNS, "foreign")
     rows = [
         (
-            code, batch.id, members.get(wanted[code].member or ""), f"foreign:{code}", ISSUED, now,
+            code, batch.id, member, f"foreign:{code}", ISSUED, now,
             begins, until, True,
         )
-        for code in fresh
+        for member, code in fresh
     ]  # fmt: skip
     new = bulk_insert(session, Coupon.__table__, columns, rows, conflict=["code"], returning=["code"])
     if len(new) < len(fresh):
         raise Conflict("Some of these codes were loaded at this moment by somebody else; try again.")
     rejected.sort(key=lambda pair: pair[0].number)
     return Loaded(len(new), len(same), tuple(rejected))
+
+
+def _limit_words(batch: CouponBatch, line: Line, limit: str) -> str:
+    if limit == issuing.MEMBER_LIMIT:
+        return f"The member “{line.member}” has the {batch.per_member_limit} codes that a member may have."
+    if limit == issuing.DAILY_LIMIT:
+        return f"The {batch.daily_limit} codes that may be given today are given; load it tomorrow."
+    return f"The batch has room for {batch.total_limit} codes in all."
 
 
 def _members(session: Session, lines: Sequence[Line], source: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ Order of locks: member rows, code rows that exist, batch rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -71,15 +71,33 @@ def issue_detailed(
     or over. A revoked code still counts towards the limits.
     """
     wanted = _wanted(batch, rows, now)
-    if batch.per_member_limit is not None:
-        lock_rows(session, Member.__table__, sorted({m for m in wanted.values() if m is not None}))
-    shared = batch.total_limit is not None or batch.daily_limit is not None
-    if shared:
-        _lock_batch(session, batch.id)
-    limited = batch.per_member_limit is not None or shared
+    limited = lock_limits(session, batch, wanted.values())
     # Without a limit nothing hangs on which keys are known: the insert finds out, and mostly none is.
     found = _codes_of(session, batch, wanted) if limited else {}
     fresh = [(member, key) for key, member in wanted.items() if key not in found]
+    fresh, refused = within_limits(session, batch, fresh, now)
+    if fresh:
+        made = _insert(session, batch, fresh, now)
+        # Keys that were there, or that another transaction took meanwhile, keep the codes they have.
+        found = _codes_of(session, batch, wanted) if made is None else {**found, **made}
+    return Issued(found, refused)
+
+
+def lock_limits(session: Session, batch: CouponBatch, members: Iterable[int | None]) -> bool:
+    """Lock what the batch's limits are counted under; whether it has any. Before :func:`within_limits`."""
+    if batch.per_member_limit is not None:
+        lock_rows(session, Member.__table__, sorted({m for m in members if m is not None}))
+    shared = batch.total_limit is not None or batch.daily_limit is not None
+    if shared:
+        _lock_batch(session, batch.id)
+    return batch.per_member_limit is not None or shared
+
+
+def within_limits(
+    session: Session, batch: CouponBatch, fresh: list[tuple[int | None, str]], now: datetime
+) -> tuple[list[tuple[int | None, str]], dict[str, str]]:
+    """The first of the new rows (member id or None, key) that every limit has room for, counted in; and
+    key → limit of the others. Under the locks of :func:`lock_limits`."""
     refused: dict[str, str] = {}
     if batch.per_member_limit is not None:
         fresh = _within_member_limit(session, batch, fresh, refused)
@@ -87,11 +105,7 @@ def issue_detailed(
         fresh = _within_daily_limit(session, batch, fresh, refused, now)
     if batch.total_limit is not None:
         fresh = _within_total_limit(session, batch, fresh, refused)
-    if fresh:
-        made = _insert(session, batch, fresh, now)
-        # Keys that were there, or that another transaction took meanwhile, keep the codes they have.
-        found = _codes_of(session, batch, wanted) if made is None else {**found, **made}
-    return Issued(found, refused)
+    return fresh, refused
 
 
 def issue_requested(

@@ -1,11 +1,11 @@
-"""Campaigns that multiply what orders earn (双倍积分): when, for which categories and tiers.
+"""Campaigns that multiply what orders earn (双倍积分): when, for which categories, tiers and segments.
 
 Of several that apply to a line, the highest counts; it multiplies with the category's and the tier's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -22,7 +22,7 @@ MAX_NAME = 80
 
 @dataclass(frozen=True)
 class Multiplier:
-    """``times`` (a decimal as text) in [starts_at, ends_at); without categories or tiers: all of them."""
+    """``times`` (a decimal as text) in [starts_at, ends_at); no categories, tiers or segments: for all."""
 
     name: str
     times: str
@@ -30,6 +30,7 @@ class Multiplier:
     ends_at: datetime
     categories: tuple[str, ...] = ()
     tiers: tuple[str, ...] = ()
+    segments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.name) <= MAX_NAME:
@@ -37,13 +38,18 @@ class Multiplier:
         decimal(self.times, "times")
         if self.starts_at >= self.ends_at:
             raise InvalidInput("It ends after it has started.", "ends_at")
-        for field in ("categories", "tiers"):
+        for field in ("categories", "tiers", "segments"):
             if len(getattr(self, field)) > MAX_NAMES:
                 raise InvalidInput(f"At most {MAX_NAMES} names are kept here.", field)
 
 
 def times_of(
-    multipliers: Iterable[Multiplier], *, at: datetime, tier: str | None, category: str | None
+    multipliers: Iterable[Multiplier],
+    *,
+    at: datetime,
+    tier: str | None,
+    category: str | None,
+    segments: Collection[str] = (),
 ) -> str:
     """The highest of the multipliers that apply; ``1`` where none does."""
     applying = [
@@ -52,6 +58,7 @@ def times_of(
         if one.starts_at <= at < one.ends_at
         and (not one.categories or category in one.categories)
         and (not one.tiers or tier in one.tiers)
+        and (not one.segments or any(name in segments for name in one.segments))
     ]
     return max(applying, key=lambda times: decimal(times, "times"), default="1")
 
@@ -72,7 +79,13 @@ def between(session: Session, first: datetime, last: datetime) -> list[Multiplie
 
 def _read(row: PointsMultiplier) -> Multiplier:
     return Multiplier(
-        row.name, row.times, row.starts_at, row.ends_at, tuple(row.categories), tuple(row.tiers)
+        row.name,
+        row.times,
+        row.starts_at,
+        row.ends_at,
+        tuple(row.categories),
+        tuple(row.tiers),
+        tuple(row.segments or ()),
     )
 
 
@@ -97,6 +110,7 @@ def create(session: Session, new: Multiplier, by: str, now: datetime) -> None:
             ends_at=new.ends_at,
             categories=list(new.categories),
             tiers=list(new.tiers),
+            segments=list(new.segments),
             created_by=by,
             created_at=now,
         )

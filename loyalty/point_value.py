@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from sqlalchemy.orm import Session
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 from core import audit
 from core.errors import InvalidInput
 from core.models import Preference
+from core.money import exponent
 from loyalty.points import check_points
 from loyalty.promotions.allocate import allocate
 
@@ -22,6 +24,7 @@ PREFERENCE = "loyalty.point_value"
 DEFAULT_VALUE = "1"
 """Minor units of the shop's currency that a point is worth: 0.01 in CNY."""
 MAX_VALUE = 1_000_000
+MAX_CHARS = 20
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,34 @@ def check_value(text: str) -> Fraction:
         value = Fraction(text.strip()) if "/" not in text and "e" not in text.lower() else Fraction(0)
     except (ValueError, ZeroDivisionError):
         value = Fraction(0)
-    if not 0 < value <= MAX_VALUE or len(text) > 20:
+    if not 0 < value <= MAX_VALUE or len(text) > MAX_CHARS:
         raise InvalidInput(
             f"“{text}” is no value of a point; write minor units above 0, such as 1 or 0.5.", "point_value"
         )
     return value
+
+
+def to_major(text: str, currency: str) -> str:
+    """The stored value in major units: ``1`` is ``0.01`` in CNY."""
+    return f"{Decimal(text).scaleb(-exponent(currency)):f}"
+
+
+def to_minor(text: str, currency: str) -> str:
+    """What is stored for a value in major units; any number of decimals, above 0."""
+    try:
+        value = Decimal(text.strip()) if "e" not in text.lower() else Decimal(0)
+    except InvalidOperation:
+        value = Decimal(0)
+    minor = value.scaleb(exponent(currency)) if value.is_finite() else Decimal(0)
+    written = f"{minor:f}"
+    plain = written.rstrip("0").rstrip(".") if "." in written else written
+    if not 0 < minor <= MAX_VALUE or len(plain) > MAX_CHARS:
+        example = Decimal(1).scaleb(-exponent(currency))
+        raise InvalidInput(
+            f"“{text}” is no value of a point; write an amount of {currency} above 0, such as {example}.",
+            "point_value",
+        )
+    return plain
 
 
 def load(session: Session) -> Fraction:

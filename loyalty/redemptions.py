@@ -7,6 +7,7 @@ key with the same body answers the same, with another body it is refused.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from core.models import Member
 from core.warehouse.replica import mark
 from loyalty import benefits, budgets, codes
 from loyalty.batches import EXPIRED, HELD, ISSUED, REDEEMED, find_batch
+from loyalty.ended_holds import free, take_budget
 from loyalty.models import Coupon, CouponBatch, CouponHold, Redemption
 from loyalty.requests import check_key, fingerprint, other_body
 from loyalty.uses import (
@@ -43,7 +45,6 @@ from loyalty.uses import (
     resolve,
     see,
     set_states,
-    take_budget,
     unknown,
     user_among,
     user_of,
@@ -187,16 +188,27 @@ def _over_budget(session: Session, taken: Mapping[int, _Taken]) -> dict[int, Ref
     """Count the money of the uses into their batches' budgets, in their order; those it has no room for."""
     limited = {place: one for place, one in taken.items() if one.coupon.budget_minor is not None and one.off}
     room = budgets.room(session, {one.coupon.batch_id for one in limited.values()})
-    amounts = dict.fromkeys(room, 0)
-    refused = {}
-    for place, one in limited.items():
-        batch = one.coupon.batch_id
-        if amounts[batch] + one.off > room[batch]:
-            refused[place] = no_room(one.coupon, one.off)
-        else:
-            amounts[batch] += one.off
+    fitting = _fitting(limited, room)
+    left = [one for place, one in limited.items() if place not in fitting]
+    if left:
+        for batch, freed in free(session, {one.coupon.batch_id for one in left}, left[0].now).items():
+            room[batch] += freed
+        fitting = _fitting(limited, room)
+    amounts: Counter[int] = Counter()
+    for place in fitting:
+        amounts[limited[place].coupon.batch_id] += limited[place].off
     budgets.move(session, amounts)
-    return refused
+    return {place: no_room(one.coupon, one.off) for place, one in limited.items() if place not in fitting}
+
+
+def _fitting(limited: Mapping[int, _Taken], room: Mapping[int, int]) -> set[int]:
+    """The uses for which there is room, in their order."""
+    left, fitting = dict(room), set()
+    for place, one in limited.items():
+        if one.off <= left[one.coupon.batch_id]:
+            left[one.coupon.batch_id] -= one.off
+            fitting.add(place)
+    return fitting
 
 
 def redeem(
@@ -344,7 +356,7 @@ def _use(
     off = benefits.discount(coupon.benefit, basket.basket_minor)
     if held is None:
         check_day(session, coupon, member_id, now)
-        take_budget(session, coupon, off)
+        take_budget(session, coupon, off, now)
     else:
         off = min(off, held.discount_minor)
         resolve(session, held, REDEEMED, now)

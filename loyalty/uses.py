@@ -368,12 +368,6 @@ def uses_of_day(session: Session, coupon: Any, member_id: int, now: datetime) ->
     return int(session.execute(sa.select(used + held)).scalar_one())
 
 
-def take_budget(session: Session, coupon: Any, amount_minor: int) -> None:
-    """Count money into the batch's budget, or raise :class:`Refused` where it has no room."""
-    if coupon.budget_minor is not None and not budgets.take(session, coupon.batch_id, amount_minor):
-        raise no_room(coupon, amount_minor)
-
-
 def no_room(coupon: Any, amount_minor: int) -> Refused:
     return Refused(
         "budget", f"The budget of the offer “{coupon.batch}” has no room for {amount_minor} minor units."

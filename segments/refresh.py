@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from core.db import Database, bulk_insert
 from core.warehouse.engine import DuckEngine
-from segments import memberships, settings
+from segments import memberships, point_members, settings
 from segments.compile import Moment
 from segments.models import Refresh, Segment, StageChange
 from segments.predict import settings as predict_settings
@@ -92,6 +92,8 @@ def refresh(
         if not predict:
             row.predictions = session.scalar(sa.select(Refresh.predictions).where(Refresh.as_of == as_of))
         session.merge(row)
+    with _timed(result, "points"):
+        point_members.bring(database, engine, now)
     return result
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -37,13 +38,32 @@ def need(available: bool, what: str) -> None:
     pytest.skip(f"{what} is not installed")
 
 
+@pytest.fixture(autouse=True)
+def _connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A flow and a command end with their process, which closes what they opened; in a test they do not."""
+    opened: list[Database] = []
+    begin = Database.__init__
+
+    def noted(database: Database, *given: Any, **named: Any) -> None:
+        begin(database, *given, **named)
+        opened.append(database)
+
+    monkeypatch.setattr(Database, "__init__", noted)
+    yield
+    for database in opened:
+        database.dispose()
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[postgres.Cluster]:
     """A private PostgreSQL on a free port, with a migrated template database."""
     need(postgres.find() is not None, "PostgreSQL")
     # Not below pytest's own folder: a second pytest closes that to every other account again,
     # and PostgreSQL never runs as root.
-    with tempfile.TemporaryDirectory(prefix="huiliu-pg-") as folder, postgres.running(Path(folder)) as found:
+    with (
+        tempfile.TemporaryDirectory(prefix="huiliu-pg-", dir=postgres.fast_folder()) as folder,
+        postgres.running(Path(folder)) as found,
+    ):
         yield found
 
 

@@ -85,7 +85,7 @@ def test_up_deploys_runs_on_a_worker_and_stops_everything(
         assert len(children) >= 4
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+        process.communicate(timeout=60)
     assert process.returncode == 0
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == [], "nothing that was started is left behind"

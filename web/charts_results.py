@@ -18,6 +18,8 @@ from web.charts import Table
 
 WIDE, NARROW = 720, 350
 ARMS = 8
+MOST_NAME = 300.0
+"""How far names beside a picture may push it to the right."""
 """Colours of arms, then again from the first."""
 Anchor = Literal["start", "middle", "end"]
 Format = Callable[[float], str]
@@ -137,6 +139,10 @@ def intervals(width: float, bars: Sequence[Bar], write: Format) -> Drawing:
     """Dot and bar for each row on one axis that always shows zero."""
     wide = width > 500
     left, right, row = (150.0, 110.0, 34.0) if wide else (6.0, 10.0, 48.0)
+    names = [bar.name for bar in bars]
+    if wide:
+        left = min(max(left, *(_letters(name) + 16 for name in names)), MOST_NAME)
+        names = [_fitting(name, left - 16) for name in names]
     scale = _Scale.over([value for bar in bars for value in (bar.low, bar.high)], left, width - right)
     bottom = 8 + row * len(bars)
     shapes: list[Shape] = _axis(scale, bottom, write, 4 if wide else 2)
@@ -146,9 +152,24 @@ def intervals(width: float, bars: Sequence[Bar], write: Format) -> Drawing:
         shapes.append(Rect(scale(bar.low), y - 4, scale(bar.high) - scale(bar.low), 8, role, 0.35))
         shapes.append(Dot(scale(bar.estimate), y, 6, role))
         label_y = y + 4 if wide else y - 16
-        shapes.append(Text(left - 12 if wide else left, label_y, bar.name, "end" if wide else "start", "ink"))
+        name = names[index] if wide else _fitting(bar.name, width - 110)
+        shapes.append(Text(left - 12 if wide else left, label_y, name, "end" if wide else "start", "ink"))
         shapes.append(Text(width - 2, label_y, write(bar.estimate), "end", "ink"))
     return Drawing(width, bottom + 24, tuple(shapes))
+
+
+def _letters(text: str) -> float:
+    """About how wide a text is: Chinese letters are as wide as high, Latin ones about half of that."""
+    return sum(12.0 if ord(letter) > 0x2E80 else 6.8 for letter in text)
+
+
+def _fitting(text: str, width: float) -> str:
+    """The text, or as much of it as fits, and an ellipsis; the table behind the picture has all of it."""
+    if _letters(text) <= width:
+        return text
+    while text and _letters(text) > width - 12:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
 
 
 def over_time(width: float, points: Sequence[Moment], arm: int, write: Format, day: Format) -> Drawing:

@@ -10,12 +10,14 @@ import csv
 import io
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from core import audit
 from core.db import Database
 from core.errors import InvalidInput
+from core.files import RejectsFile
 from core.imports import Reject
 from loyalty import coupons, foreign_codes
 from loyalty.foreign_codes import EXPORT_COLUMNS, LOT, Line
@@ -48,6 +50,25 @@ def lines_in(path: Path) -> Iterator[Line]:
                     yield Line(reader.line_num, text.lstrip("\ufeff"), owner or None)
         except csv.Error as error:
             raise InvalidInput(f"Line {reader.line_num} cannot be read: {error}.", "file") from None
+
+
+def rejects_path(home: Path, batch_id: int) -> Path:
+    """Where the refused lines of the newest file of a batch are kept, for download."""
+    return home / "rejects" / "coupons" / f"{batch_id}.csv"
+
+
+@contextmanager
+def keeping_rejects(path: Path) -> Iterator[RejectsFile]:
+    """Collect refused lines; at the end they replace those of the file before, also where there are none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    with RejectsFile(temporary, COLUMNS) as file:
+        yield file
+    if file.count:
+        temporary.replace(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def load_file(

@@ -7,14 +7,14 @@ from typing import Any
 
 from babel import Locale
 from babel.dates import format_timedelta
-from babel.numbers import format_currency, format_decimal, format_percent
+from babel.numbers import format_decimal, format_percent
 from flask import Flask, Response, g, request
 from flask_babel import Babel, get_locale, gettext
 from flask_babel import format_date as babel_date
 from flask_babel import format_datetime as babel_datetime
 from flask_security import current_user
 
-from core.money import exponent, to_major
+from core.money import exponent, shown, to_major
 from core.settings import Settings
 
 LANGUAGES = {"en": "English", "zh": "简体中文"}
@@ -123,17 +123,7 @@ def money(minor: float | None, currency: str | None = None, *, whole: bool = Fal
     """Minor units in the currency's usual form; ``whole`` leaves the fraction out."""
     if minor is None:
         return "–"
-    code = currency or _shop_currency()
-    amount = to_major(round(minor), code)
-    text = format_currency(
-        amount,
-        code,
-        format="¤#,##0;-¤#,##0" if whole else None,
-        locale=_locale(),
-        currency_digits=not whole,
-    )
-    # English writes CN¥; a shop with one currency needs no country before the sign.
-    return str(text).replace("CN¥", "¥").replace("\xa0", " ")
+    return shown(minor, currency or _shop_currency(), str(_locale()), whole=whole)
 
 
 def plain_money(minor: int | None, currency: str | None = None) -> str:

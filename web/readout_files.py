@@ -13,8 +13,10 @@ from dataclasses import asdict
 from typing import Any
 
 from experiments.models import Readout
+from experiments.moments import ORDERS
 from experiments.readout_advice import advise
-from experiments.readout_form import ReadOut, Result, from_json
+from experiments.readout_form import MONEY, ReadOut, Result, from_json
+from web.console.readouts import goal_of
 
 COLUMNS = ("section", "metric", "arm", "group", "name", "value", "unit")
 BOM = "\ufeff"
@@ -46,15 +48,14 @@ def csv_of(row: Readout, title: str, profits: Mapping[str, tuple[float, float]])
 
 def _lines(row: Readout, title: str, profits: Mapping[str, tuple[float, float]]) -> Iterator[Line]:
     found = from_json(row.result)
-    goal = {"conversion": "converted"}.get(str(row.settings.get("metric")), row.settings.get("metric"))
-    metrics = {result.metric for result in found.results}
-    metric = str(goal) if goal in metrics else "revenue"
+    metric = goal_of(found, row.settings)
     for name, value in (
         ("title", title),
         ("kind", row.kind),
         ("as_of", row.as_of.isoformat()),
         ("measured_at", row.created_at.isoformat()),
         ("verdict", advise(found, "en", metric, profits).sentence),
+        ("goal", metric),
         ("control", found.control),
         ("alpha", found.alpha),
         ("method", found.method),
@@ -73,6 +74,9 @@ def _lines(row: Readout, title: str, profits: Mapping[str, tuple[float, float]])
         for name, value in _flat(asdict(guard)):
             if name not in ("metric", "arm"):
                 yield ("guardrails", guard.metric, guard.arm, "", name, value, "")
+    for key, measure in found.measures.items():
+        for name, value in _flat(asdict(measure)):
+            yield ("metrics", key, "", "", name, value, "")
     for result in found.results:
         yield from _result(result, found)
     yield from _over_time(found)
@@ -84,9 +88,10 @@ def _lines(row: Readout, title: str, profits: Mapping[str, tuple[float, float]])
 
 
 def _unit(metric: str, found: ReadOut) -> str:
-    if metric in ("revenue", "margin"):
+    unit = found.unit(metric)
+    if unit == MONEY:
         return f"minor units of {found.currency}" if found.currency else "minor units"
-    return "share" if metric == "converted" else "orders"
+    return "orders" if metric == ORDERS and metric not in found.measures else unit
 
 
 def _result(result: Result, found: ReadOut) -> Iterator[Line]:

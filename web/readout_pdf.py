@@ -1,4 +1,5 @@
-"""A read-out on paper: verdict, checks, the figures, and the pictures as vectors. One or two pages.
+"""A read-out on paper: verdict, checks, the figures, and the pictures as vectors. Two pages for two variants,
+more for more: tables go on below their head, pictures are never cut, and every page has its number.
 
 Chinese needs no font file: the reader's program brings STSong-Light, one of the fonts every PDF may name.
 """
@@ -17,7 +18,8 @@ from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.cidfonts import UnicodeCIDFont
-from reportlab.platypus import KeepTogether, Paragraph, SimpleDocTemplate, Table, TableStyle
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import CondPageBreak, KeepTogether, Paragraph, SimpleDocTemplate, Table, TableStyle
 
 from web import i18n
 from web.charts_results import Dot, Drawing, Line, Path, Picture, Rect, Shape
@@ -28,6 +30,8 @@ MARGIN = 36
 SHRUNK = 0.8
 """Pictures beside each other: two pages hold everything of two variants."""
 MAX_TEXT = 2_000
+KEPT_ROWS, HEADED = 4, 140
+"""Rows of a table that is kept in one piece; points that are left for a longer one to begin."""
 _SUBSCRIPTS = str.maketrans("₁₂", "12")
 """Neither font has them."""
 _COLOURS = {
@@ -53,8 +57,29 @@ def pdf_of(full: Full, title: str, shop: str) -> bytes:
         author=shop,
         invariant=1,
     )
-    document.build(list(_story(full, title, shop, styles, A4[0] - 2 * MARGIN)))
+    document.build(list(_story(full, title, shop, styles, A4[0] - 2 * MARGIN)), canvasmaker=_Numbered)
     return buffer.getvalue()
+
+
+class _Numbered(Canvas):  # type: ignore[misc]
+    """Writes “2 / 3” below each page: how many there are is known when the last is done."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._pages: list[dict[str, Any]] = []
+
+    def showPage(self) -> None:
+        self._pages.append(dict(self.__dict__))
+        self._startPage()
+
+    def save(self) -> None:
+        for number, page in enumerate(self._pages, 1):
+            self.__dict__.update(page)
+            self.setFont(LATIN, 8)
+            self.setFillColor(colors.HexColor(_COLOURS["soft"]))
+            self.drawCentredString(A4[0] / 2, MARGIN / 2, f"{number} / {len(self._pages)}")
+            super().showPage()
+        super().save()
 
 
 def _font(text: str) -> str:
@@ -110,7 +135,7 @@ def _story(
     story += [_text(full.method, styles["soft"]), _text(gettext("Checks"), styles["heading"])]
     story.append(_checks(full, styles, width))
     for number, section in enumerate(full.sections):
-        story.append(_section(section, styles, width, pictured=number == 0))
+        story += _section(section, styles, width, pictured=number == 0)
         if number == 0:
             story += _pictures(gettext("How the effect built up"), full.over_time, styles, width)
             money = [one.picture for one in full.money]
@@ -120,6 +145,7 @@ def _story(
             if full.splits:
                 story.append(_text(gettext("For whom"), styles["heading"]))
                 story += [_text(f"{one.arm}: {one.sentence}", styles["text"]) for one in full.splits]
+                story.append(_text(full.splits_note, styles["soft"]))
     if full.needs:
         story.append(_text(gettext("What it would take to know"), styles["heading"]))
         story += [_text(f"{row.arm} · {row.estimate} · {row.planned}", styles["text"]) for row in full.needs]
@@ -127,11 +153,13 @@ def _story(
     return story
 
 
-def _grid(rows: list[list[Any]], widths: list[float]) -> Table:
+def _grid(rows: list[list[Any]], widths: list[float], heads: int = 0) -> Table:
+    """``heads`` rows are written again where the table goes on on another page."""
     line = colors.HexColor(_COLOURS["line"])
     return Table(
         rows,
         colWidths=widths,
+        repeatRows=heads,
         style=TableStyle([
             ("LINEBELOW", (0, 0), (-1, -1), 0.4, line),
             ("VALIGN", (0, 0), (-1, -1), "TOP"),
@@ -151,7 +179,10 @@ def _checks(full: Full, styles: dict[str, ParagraphStyle], width: float) -> Tabl
     return _grid([row(check) for check in full.checks], [width * 0.24, width * 0.1, width * 0.66])
 
 
-def _section(section: Section, styles: dict[str, ParagraphStyle], width: float, *, pictured: bool) -> Any:
+def _section(
+    section: Section, styles: dict[str, ParagraphStyle], width: float, *, pictured: bool
+) -> list[Any]:
+    """A metric: its picture beside its heading, then the table, which may go on on another page."""
     parts: list[Any] = [_text(section.title, styles["heading"])]
     if section.picture is not None and pictured:
         parts.append(drawing(section.picture.wide, width))
@@ -168,11 +199,16 @@ def _section(section: Section, styles: dict[str, ParagraphStyle], width: float, 
         )  # fmt: skip
         rows.append([_text(text, styles["cell"]) for text in cells])
     shares = (0.11, 0.09, 0.09, 0.165, 0.165, 0.15, 0.08, 0.15)
-    if section.rows:
-        parts.append(_grid(rows, [width * share for share in shares]))
     notes = [section.adjusted_note] if section.adjusted_note and pictured else []
-    parts += [_text(text, styles["soft"]) for text in [*notes, *section.refused]]
-    return KeepTogether(parts)
+    # A reason that holds for every variant is said once.
+    below = [_text(text, styles["soft"]) for text in [*notes, *dict.fromkeys(section.refused)]]
+    if not section.rows:
+        return [KeepTogether([*parts, *below])]
+    table = _grid(rows, [width * share for share in shares], heads=1)
+    if len(section.rows) <= KEPT_ROWS:
+        return [KeepTogether([*parts, table, *below])]
+    # The heading stays with the first rows; the rest goes on on the next page.
+    return [CondPageBreak(HEADED), *([KeepTogether(parts)] if len(parts) > 1 else parts), table, *below]
 
 
 def _joined(pair: tuple[str, str]) -> str:

@@ -1,5 +1,7 @@
 """Twilio's webhooks: verified by X-Twilio-Signature; statuses become receipts, replies opt-outs. Pure.
 
+They come as forms, or as JSON: one object, or the events of a stream, which name the same facts differently.
+
 Only ends become receipts, and the outbox's table lets none of them turn another back, so the order in
 which statuses arrive does not matter.
 """
@@ -7,11 +9,15 @@ which statuses arrive does not matter.
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
 
 from channels.callbacks.opt_out import OptOut, reply
 from channels.events import UNDELIVERED, Receipt
@@ -32,6 +38,10 @@ ENDS: Mapping[str, str] = MappingProxyType(
         "canceled": UNDELIVERED,
     }
 )
+BODY_HASH = "bodySHA256"
+OUTBOUND, INBOUND = "com.twilio.messaging.message.", "com.twilio.messaging.inbound-message.received"
+"""Types of Event Streams: the first goes on with a status."""
+MAX_EVENTS = 1000
 Found = tuple[list[Receipt], list[OptOut], list[Clue]]
 
 
@@ -44,6 +54,60 @@ def signature(token: str, url: str, form: Iterable[tuple[str, str]]) -> str:
 def signed(token: str, url: str, form: Iterable[tuple[str, str]], given: str) -> bool:
     """Whether a request comes from who knows the account's token."""
     return hmac.compare_digest(signature(token, url, form).encode(), given.encode("utf-8", "replace"))
+
+
+def signed_json(token: str, url: str, body: bytes, given: str) -> bool:
+    """:func:`signed` for a body that is no form: the address has its hash, the signature the address."""
+    hashes = parse_qs(urlsplit(url).query).get(BODY_HASH, [])
+    if len(hashes) != 1:  # without it nothing would say that the body is Twilio's
+        return False
+    expected = hashlib.sha256(body).hexdigest()
+    return hmac.compare_digest(expected.encode(), hashes[0].lower().encode()) and signed(
+        token, url, (), given
+    )
+
+
+def twilio_json(body: bytes, client_id: str, now: datetime) -> Found:
+    """What a JSON body tells: a webhook's fields, or one event or many of Event Streams; those that are
+    about no message tell nothing. Raises InvalidInput when it cannot be read.
+    """
+    try:
+        read = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        read = None
+    events = read if isinstance(read, list) else [read]
+    if not all(isinstance(event, dict) for event in events) or len(events) > MAX_EVENTS:
+        raise InvalidInput(f"A JSON webhook of Twilio is an object, or a list of at most {MAX_EVENTS:,}.")
+    receipts: list[Receipt] = []
+    leavings: list[OptOut] = []
+    clues: list[Clue] = []
+    for event in events:
+        form = _form_of(event)
+        if not form.get("MessageSid") and (event.get("type") or isinstance(read, list)):
+            continue  # an event about something else, such as the test of a new sink
+        found = twilio_callback(form, client_id or form.pop("ClientId", ""), now)
+        receipts += found[0]
+        leavings += found[1]
+        clues += found[2]
+    return receipts, leavings, clues
+
+
+def _form_of(event: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of an event under their names in forms."""
+    data = event.get("data")
+    if not isinstance(data, Mapping):
+        return {name: str(value) for name, value in event.items() if value is not None}
+    form = {name[:1].upper() + name[1:]: str(value) for name, value in data.items() if value is not None}
+    kind = str(event.get("type") or "")
+    if kind == INBOUND:
+        form["SmsStatus"] = "received"
+    elif kind.startswith(OUTBOUND) and "MessageStatus" not in form:
+        form["MessageStatus"] = kind.removeprefix(OUTBOUND)
+    # An event has no address of its own that could name the message; the one of its callback does.
+    form["ClientId"] = "".join(
+        parse_qs(urlsplit(form.get("StatusCallBackUrl", "")).query).get("message", [])[:1]
+    )
+    return form
 
 
 def twilio_callback(form: Mapping[str, str], client_id: str, now: datetime) -> Found:

@@ -176,6 +176,8 @@ class Outcome:
     """Accepted as a task that somebody has to confirm before it is sent."""
 
 
+NOT_ASKED = "breaker"
+"""The code of an UNREACHABLE where no provider was asked, for they rest after failures."""
 NOT_TRIED = Outcome(error=TransportError("Not sent in this batch.", Reaction.RETURN))
 
 

@@ -10,6 +10,11 @@ SILENT = 10
 """Messages in a row without any answer that count as a failure of the provider."""
 
 
+def wait_s(failures: int) -> float:
+    """For how many seconds a provider is left alone after one more than ``failures`` failures in a row."""
+    return min(FIRST_S * 2.0**failures, MOST_S)
+
+
 @dataclass
 class Breaker:
     """Times are in the caller's monotonic clock, seconds."""
@@ -28,7 +33,7 @@ class Breaker:
 
     def failed(self, now: float) -> float:
         """Note a failure; for how many seconds the provider is left alone."""
-        seconds = min(FIRST_S * 2.0**self.failures, MOST_S)
+        seconds = wait_s(self.failures)
         self.failures += 1
         self.open_until = now + seconds
         return seconds

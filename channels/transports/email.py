@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from channels.bounces.classify import enhanced
-from channels.transports.base import NOT_TRIED, Outcome, Outgoing, Reaction, TransportError
+from channels.transports.base import NOT_ASKED, NOT_TRIED, Outcome, Outgoing, Reaction, TransportError
 from channels.transports.breaker import SILENT, Breaker
 from channels.transports.mail_state import Known, MailState
 from channels.transports.servers import Server, parse_url, share
@@ -288,7 +288,7 @@ class EmailTransport:
         up = {name: line for name, line in here.items() if line.breaker.allows(loop.time())}
         if not up:
             return TransportError(
-                f"No mail server can be reached: {', '.join(here)}", Reaction.UNREACHABLE, code="breaker"
+                f"No mail server can be reached: {', '.join(here)}", Reaction.UNREACHABLE, code=NOT_ASKED
             )
         weights = {name: line.server.weight for name, line in up.items()}
         room = {name: await self._reserve(line.server, len(waiting)) for name, line in up.items()}

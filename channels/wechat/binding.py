@@ -19,7 +19,7 @@ import segno
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from channels.sql import is_postgres
+from channels.wechat import follows
 from channels.wechat.windows import first_time
 from core import audit, crypto, facts
 from core.contacts import blind_index
@@ -164,9 +164,8 @@ def spend(session: Session, state: State, now: datetime) -> bool:
 def bind(session: Session, member_id: int, identity: Identity, now: datetime, by: str = "member") -> Bound:
     """Keep the openid (and unionid) with the member, and say so in the audit trail."""
     index = str(blind_index("openid", identity.openid))
-    if is_postgres(session):
-        # Two members at once: an openid has no unique index, since an import may bring doubles.
-        session.execute(sa.select(sa.func.pg_advisory_xact_lock(int(index[:15], 16))))
+    # Two members at once: an openid has no unique index, since an import may bring doubles.
+    follows.lock(session, index)
     member = session.get(Member, member_id, with_for_update=True, populate_existing=True)
     if member is None or member.erased_at is not None:
         return Bound.GONE
@@ -185,6 +184,8 @@ def bind(session: Session, member_id: int, identity: Identity, now: datetime, by
         member.unionid, member.unionid_index = identity.unionid, union_index
     member.updated_at = now
     mark(session, facts.MEMBERS, [None])
+    session.flush()
+    follows.tell(session, [index])
     audit.record(
         session,
         by,

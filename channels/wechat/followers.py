@@ -12,6 +12,7 @@ from channels.callbacks.opt_out import opt_out
 from channels.callbacks.wechat import FOLLOWED, UNFOLLOWED, Found
 from channels.consent import suppress
 from channels.models import Suppression, WechatGrant, WechatWindow
+from channels.wechat import follows
 from channels.wechat.windows import Granted, Opened, change_grants, first_time, open_windows
 from core.contacts import ADDRESS_COLUMN, WECHAT, blind_index
 from core.db import among
@@ -39,6 +40,8 @@ def apply(session: Session, found: Found, now: datetime) -> bool:
         open_windows(session, [Opened(index, found.window, found.at)])
     change_grants(session, [Granted(index, grant.template_id, int(grant.granted)) for grant in found.grants])
     opt_out(session, found.opt_outs)
+    if found.happened is not None:
+        follows.happened(session, index, found.happened, found.scene, found.at)
     if found.happened == UNFOLLOWED:
         suppress(session, WECHAT, index, UNFOLLOWED_REASON, "wechat:unfollow", found.at)
         session.execute(sa.delete(WechatWindow).where(WechatWindow.openid_index == index))

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from channels.transports.base import TransportError
 from channels.transports.http import ask, client, json_of
 from channels.transports.wechat import BAD_TOKEN, TokenCache
+from channels.wechat import follows
 from channels.wechat.followers import follow_again
 from core import facts
 from core.contacts import blind_index
@@ -201,3 +202,4 @@ def _update(session: Session, changes: Sequence[dict[str, Any]]) -> None:
     # One statement a set of columns: those with a unionid, and those without.
     session.execute(sa.update(Member), sorted(changes, key=lambda row: (len(row), row["id"])))
     mark(session, facts.MEMBERS, [None])
+    follows.tell(session, sorted(row["openid_index"] for row in changes))

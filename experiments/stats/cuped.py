@@ -19,12 +19,15 @@ from experiments.stats.joint import Floats, Joint, Metric, value_and_gradient
 MAX_COVARIATES = 20
 
 
-def adjust(arms: Mapping[str, Joint], metric: Metric, covariates: Sequence[Metric]) -> dict[str, Estimate]:
+def adjust(
+    arms: Mapping[str, Joint], metric: Metric, covariates: Sequence[Metric], theta: Floats | None = None
+) -> dict[str, Estimate]:
     """Every arm's adjusted estimate; differences of any two are comparable, since θ and x̄ are shared.
 
-    ``arms``: moments over the same columns. θ = S⁻¹s, from the pooled within-arm covariances; a covariate
-    that is constant or a combination of others adds nothing. Degrees of freedom: n − 1 less the number of
-    covariates. InvalidInput: an arm of no members, no covariate, or a denominator of 0.
+    ``arms``: moments over the same columns. θ = S⁻¹s, from the pooled within-arm covariances (see
+    :func:`slope`), unless it is given; a covariate that is constant or a combination of others adds nothing.
+    Degrees of freedom: n − 1 less the number of covariates. InvalidInput: an arm of no members, no
+    covariate, or a denominator of 0.
     """
     if not 1 <= len(covariates) <= MAX_COVARIATES:
         raise InvalidInput(f"Give 1 to {MAX_COVARIATES} covariates.", "covariates")
@@ -32,7 +35,8 @@ def adjust(arms: Mapping[str, Joint], metric: Metric, covariates: Sequence[Metri
         if not joint.n:
             raise InvalidInput(f"The arm “{name}” is empty; a comparison needs members in both.", name)
     found = {name: _linear(joint, metric, covariates) for name, joint in arms.items()}
-    theta = _theta([(arms[name], gradients) for name, (_, gradients) in found.items()])
+    if theta is None:
+        theta = _theta([(arms[name], gradients) for name, (_, gradients) in found.items()])
     weights = np.array([joint.n for joint in arms.values()], dtype=np.float64)
     centre = np.average(np.array([values[1:] for values, _ in found.values()]), axis=0, weights=weights)
     turned = np.concatenate([[1.0], -theta])
@@ -44,6 +48,11 @@ def adjust(arms: Mapping[str, Joint], metric: Metric, covariates: Sequence[Metri
         var = max(float(direction @ joint.cov @ direction), 0.0) / joint.n
         result[name] = Estimate(joint.n, value, var, max(joint.n - 1 - len(covariates), 1))
     return result
+
+
+def slope(arms: Mapping[str, Joint], metric: Metric, covariates: Sequence[Metric]) -> Floats:
+    """θ, one for each covariate, pooled within the arms: for parts of them that are to share it."""
+    return _theta([(joint, _linear(joint, metric, covariates)[1]) for joint in arms.values()])
 
 
 def correlation(arms: Mapping[str, Joint], metric: Metric, covariate: Metric) -> float:

@@ -75,7 +75,7 @@ def observe(
     hashes = subjects_of(subjects, member_id)
     if not hashes:
         return Verdict()
-    _take_turns(session, hashes.items())
+    take_turns(session, hashes.items())
     fresh = _note(session, action, hashes, member_id, now, key)
     allowed = _allowed(session, hashes.items(), now)
     judged = {kind: digest for kind, digest in hashes.items() if (kind, digest) not in allowed}
@@ -88,10 +88,15 @@ def observe(
         BLOCK if state == CONFIRMED else ALLOW if state == DISMISSED else hit.verdict
         for hit, state in zip(hits, states, strict=True)
     ]
-    return Verdict(max(decisions, key=_ORDER.index), tuple(hits), fresh)
+    return Verdict(severest(decisions), tuple(hits), fresh)
 
 
-def _take_turns(session: Session, subjects: Iterable[Subject]) -> None:
+def severest(decisions: Iterable[str]) -> str:
+    """The worst of them; ``allow`` where there is none."""
+    return max(decisions, key=_ORDER.index, default=ALLOW)
+
+
+def take_turns(session: Session, subjects: Iterable[Subject]) -> None:
     """Let nobody else with one of these subjects count until this transaction ends.
 
     There is no row to lock for a subject that is new. SQLite has one writer anyway.
@@ -119,7 +124,12 @@ def _note(
 
 
 def _request(key: str | None) -> str | None:
-    return None if key is None else hashlib.sha256(key.encode()).hexdigest()
+    return None if key is None else signature(key)
+
+
+def signature(key: str) -> str:
+    """How a request's key is kept."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _last_id(session: Session, action: str, hashes: Mapping[str, str], key: str | None) -> int | None:

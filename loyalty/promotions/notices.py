@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from core import audit
 from core.db import among
 from core.errors import Conflict
-from loyalty.models import PromotionNotice, PromotionRow
 from loyalty.promotions import store
+from loyalty.promotions.models import PromotionNotice, PromotionRow
 from loyalty.promotions.notice import notice, publish_by, to_texts
 
 

@@ -22,8 +22,8 @@ from core import audit
 from core.db import among
 from core.errors import Conflict, InvalidInput, NotFound
 from core.models import Member, Product
-from loyalty.models import PromotionRow, PromotionTake, PromotionVersion
 from loyalty.promotions.model import Condition, Promotion, Scope
+from loyalty.promotions.models import PromotionRow, PromotionTake, PromotionVersion
 from loyalty.promotions.overlaps import scope_of
 from loyalty.promotions.parse import MAX_PROMOTIONS, read_promotion
 from loyalty.promotions.takes import HELD, counts

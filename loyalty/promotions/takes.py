@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from core.db import among, bulk_insert, lock_rows
 from core.errors import Conflict, InvalidInput, NotFound
 from loyalty.ledger import lock_members
-from loyalty.models import PromotionRow, PromotionTake
+from loyalty.promotions.models import PromotionRow, PromotionTake
 from loyalty.requests import claim, remember
 
 HELD, CONFIRMED, RELEASED, EXPIRED = "held", "confirmed", "released", "expired"

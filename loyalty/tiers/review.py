@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -86,11 +87,20 @@ def values(
 
 
 def _standings(
-    session: Session, program: Program, now: datetime, member_ids: Iterable[int] | None
+    session: Session,
+    program: Program,
+    now: datetime,
+    member_ids: Iterable[int] | None,
+    *,
+    news_only: bool = False,
 ) -> Iterable[Any]:
-    """(member id, value, tier, until) of everybody who has a tier or enough for one."""
+    """(member id, value, tier, until) of everybody who has a tier or enough for one; with ``news_only`` of
+    those whom :func:`decide` may move or keep: on most nights few of a million."""
     ids = None if member_ids is None else list(member_ids)
-    of = values(session, program, now, ids)
+    of: Any = values(session, program, now, ids)
+    if ids is None:
+        # Else each parallel worker of PostgreSQL counts all orders for itself.
+        of = sa.select(of).cte("counted").prefix_with("MATERIALIZED", dialect="postgresql")
     value = sa.func.coalesce(of.c.value, 0)
     lowest = program.tiers[0].threshold if program.tiers else 0
     query = (
@@ -100,9 +110,25 @@ def _standings(
         .where(IS_CUSTOMER, sa.or_(MemberTier.tier.is_not(None), value >= lowest))
         .order_by(Member.id)
     )
+    if news_only:
+        query = query.where(_may_be_news(program, value, now))
     if ids is not None:
         query = query.where(among(session, Member.id, ids))
     return session.execute(query)
+
+
+def _may_be_news(program: Program, value: Any, now: datetime) -> sa.ColumnElement[bool]:
+    """Whom a review may concern: without a tier, of a tier that is no more, above the own tier, or due."""
+    higher = [
+        sa.and_(MemberTier.tier == tier.name, value >= above.threshold)
+        for tier, above in pairwise(program.tiers)
+    ]
+    return sa.or_(
+        MemberTier.tier.is_(None),
+        MemberTier.tier.not_in([tier.name for tier in program.tiers]),
+        MemberTier.until <= now - timedelta(days=program.grace_days),
+        *higher,
+    )
 
 
 def due(
@@ -112,7 +138,7 @@ def due(
     if not program.tiers:
         return []
     found = []
-    for member_id, value, tier, until in _standings(session, program, now, member_ids):
+    for member_id, value, tier, until in _standings(session, program, now, member_ids, news_only=True):
         decision = decide(int(value), Standing(tier, until) if tier else None, program, now)
         if decision.why is not None:
             found.append(Move(member_id, tier, decision, int(value)))

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from campaigns import flows, reminders
 from campaigns.reminders import Counts, Reminders, Rule
-from channels import caps, consent, templates, tracking
+from channels import caps, consent, outbox, templates, tracking
 from channels.caps import Cap, Rules
 from channels.delivery import deliver
 from channels.models import Message
@@ -22,7 +22,7 @@ from core.db import Database
 from core.errors import InvalidInput
 from core.models import AuditEntry, Member, Preference
 from core.settings import Settings
-from loyalty import coupons, points
+from loyalty import batches, coupon_holds, coupons, points, transfers
 from loyalty.coupons import NewBatch
 from loyalty.models import PointsLot
 from tests.channels.seed import NOW, add_members, email_of, sandbox
@@ -191,9 +191,31 @@ def test_points_are_reminded_of_once_a_month_from_enough_points(db: Database, sh
     with db.read() as session:
         context = session.scalars(sa.select(Message.context)).one()
     expires = (NOW + timedelta(days=5)).isoformat()
-    assert context == {"points": {"amount": 500, "balance": 540, "expires_at": expires}}
+    assert context == {"points": {"amount": 500, "balance": 540, "expires_at": expires, "expiring": 500}}
     assert send(db, shop, NOW + timedelta(days=2))["points"].due == 0
     assert send(db, shop, NOW + timedelta(days=29))["points"].due == 0, "40 are too few"
+
+
+def test_a_reminder_of_a_coupon_may_show_the_members_points(db: Database, shop: Settings) -> None:
+    fields = {**MAIL, "subject": "{{ points.balance }}/{{ points.expiring }} {{ points.expires_at|date }}"}
+    with db.write() as session:
+        templates.save(
+            session, shop, name="ends-mail", channel="email", purpose="marketing", contents={"zh_CN": fields},
+            by="test", now=NOW,
+        )  # fmt: skip
+    put(db, COUPONS_ON)
+    give(db, "soon", [1, 2], 2)
+    give_points(db, {1: 500}, 5)
+    give_points(db, {1: 40}, 30)
+    send(db, shop)
+    with db.read() as session:
+        rows = session.execute(sa.select(Message.member_id, Message.context).order_by(Message.member_id))
+        found = {member: context["points"] for member, context in rows}
+    ends = (NOW + timedelta(days=5)).isoformat()
+    assert found == {
+        1: {"amount": 0, "balance": 540, "expires_at": ends, "expiring": 500},
+        2: {"amount": 0, "balance": 0, "expires_at": None, "expiring": 0},
+    }
 
 
 def test_consent_caps_and_the_control_group_count_as_for_campaigns(db: Database, shop: Settings) -> None:
@@ -246,6 +268,55 @@ def test_who_withdraws_after_the_queueing_gets_nothing(db: Database, shop: Setti
         done = asyncio.run(deliver(db, there, now=lambda: NOW + timedelta(minutes=1)))
         assert (done.sent, done.skipped) == (0, 1)
         assert inbox.list_messages(there) == []
+
+
+@pytest.mark.parametrize("what", ["redeemed", "held", "handed on", "archived", "kept"])
+def test_nobody_is_reminded_of_a_code_that_was_used_after_the_queueing(
+    db: Database, shop: Settings, what: str
+) -> None:
+    put(db, COUPONS_ON)
+    code = give(db, "soon", [1], 2, transferable=True)[1]
+    give(db, "soon-too", [3], 2)
+    send(db, shop)
+    later = NOW + timedelta(minutes=1)
+    order = {"order_ref": "o", "basket_minor": 5000, "currency": "CNY", "member_external_id": None}
+    with db.write() as session:
+        if what == "redeemed":
+            coupons.redeem(session, code, **order, idempotency_key="k", now=later)
+        elif what == "held":
+            coupon_holds.hold(session, code, **order, idempotency_key="k", now=later)
+        elif what == "handed on":
+            transfers.transfer(session, code, 1, 2, idempotency_key="k", now=later)
+        elif what == "archived":
+            batch = coupons.find_batch(session, "soon")
+            batches.archive_batch(session, batch, "boss", later)
+    with sandbox(db, shop) as (there, _):
+        done = asyncio.run(deliver(db, there, now=lambda: later))
+        seen = {message.to for message in inbox.list_messages(there)}
+    gone = what != "kept"
+    assert (done.sent, done.skipped) == ((1, 1) if gone else (2, 0))
+    assert seen == ({email_of(3)} if gone else {email_of(1), email_of(3)})
+    with db.read() as session:
+        reasons = session.scalars(sa.select(Message.reason).where(Message.state == "skipped")).all()
+    assert reasons == ([reminders.COUPON_GONE] if gone else [])
+
+
+def test_a_reminder_that_fell_back_to_another_channel_is_looked_at_too(db: Database, shop: Settings) -> None:
+    put(db, COUPONS_ON)
+    code = give(db, "soon", [1], 2)[1]
+    send(db, shop)
+    later = NOW + timedelta(minutes=1)
+    with db.write() as session:
+        session.execute(sa.update(Member).where(Member.id == 1).values(email=None, email_index=None))
+        outbox.enqueue_fallbacks(session, session.scalars(sa.select(Message.id)).all(), later)
+        session.execute(sa.delete(Message).where(Message.channel == "email"))
+        coupons.redeem(
+            session, code, order_ref="o", basket_minor=5000, currency="CNY", member_external_id=None,
+            idempotency_key="k", now=later,
+        )  # fmt: skip
+    with sandbox(db, shop) as (there, _):
+        done = asyncio.run(deliver(db, there, now=lambda: later))
+    assert (done.sent, done.skipped) == (0, 1)
 
 
 def test_the_days_reminders_wait_for_their_hour_and_come_once(

@@ -21,6 +21,7 @@ from core.imports import load_rows, numbered
 from core.models import Product
 from core.warehouse.replica import mark
 from loyalty import points
+from loyalty.models import PointsLot
 from segments import segments
 from segments.recommend.model import fit
 from tests.campaigns.conftest import NOW, Shop
@@ -248,6 +249,39 @@ def test_a_paused_run_stops_and_goes_on_with_the_same_members(shop: Shop) -> Non
         campaigns.resume(session, campaigns.by_name(session, "back"), "boss", NOW)
     assert run(shop.database, shop.engine, shop.settings, "back", NOW + timedelta(hours=5)) == expected
     assert shop.rows("SELECT count(DISTINCT at) FROM decisions") == [(1,)]
+
+
+def test_messages_show_what_points_a_member_has_and_when_they_go(shop: Shop) -> None:
+    shop.members(4)
+    ends = NOW + timedelta(days=3)
+    with shop.database.write() as session:
+        points.grant_many(session, [(1, 200, "a"), (1, 50, "b"), (1, 30, "c"), (2, 70, "d")], NOW)
+        for source, at in (("a", ends), ("b", ends + timedelta(hours=2)), ("c", ends + timedelta(days=9))):
+            session.execute(sa.update(PointsLot).where(PointsLot.source_id == source).values(expires_at=at))
+        session.execute(sa.update(PointsLot).where(PointsLot.source_id == "d").values(expires_at=None))
+        fields = {
+            "subject": "{{ points.balance }}",
+            "html": "<p>{{ points.expiring }} on {{ points.expires_at|date }}</p>"
+            "<a href='{{ unsubscribe_url }}'>x</a>",
+        }
+        templates.save(
+            session, shop.settings, name="held", channel="email", purpose="marketing",
+            contents={"en": fields}, by="test", now=NOW,
+        )  # fmt: skip
+    shop.control(0)
+    variant = {"name": "A", "weight": 1.0, "templates": {"email": "held"}}
+    shop.campaign(variants=[variant], channels=["email"], holdout=0.0)
+    run(shop.database, shop.engine, shop.settings, "back", NOW)
+    with shop.database.read() as session:
+        rows = session.execute(sa.select(Message.member_id, Message.context))
+        found = {member: context["points"] for member, context in rows}
+    nothing = {"amount": 0, "balance": 0, "expires_at": None, "expiring": 0}
+    assert found == {
+        1: {"amount": 0, "balance": 280, "expires_at": ends.isoformat(), "expiring": 250},
+        2: {**nothing, "balance": 70},
+        3: nothing,
+        4: nothing,
+    }
 
 
 def test_messages_carry_the_products_recommended_to_each_member(shop: Shop) -> None:

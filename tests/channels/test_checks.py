@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from channels import checks, events, links, templates, trials
 from channels.checks import DEFAULT_WORDS, Draft, Finding
 from channels.delivery import run_delivery
-from channels.models import Message
+from channels.models import Message, Template
 from channels.render import MemberView, compile_content
 from channels.sandbox import inbox
 from core.db import Database
@@ -23,6 +24,7 @@ from core.errors import Conflict, InvalidInput
 from core.models import AuditEntry, Member
 from core.settings import Settings
 from tests.channels.seed import NOW, add_members, add_template, enqueue, row, sandbox
+from tests.conftest import count
 
 PHONE = "+8613800138000"
 LEAVE = '<a href="{{ unsubscribe_url }}">x</a>'
@@ -266,6 +268,29 @@ def test_a_user_sends_ten_tests_a_minute(db: Database, settings: Settings) -> No
     assert sent == trials.MAX_A_MINUTE + 2
 
 
+def test_ten_tests_a_minute_are_ten_even_when_all_are_pressed_at_once(
+    pg_db: Database, settings: Settings
+) -> None:
+    template, _version = add_template(pg_db, settings, "sms")
+    with pg_db.write() as session:
+        trials.send(session, template, "zh_CN", PHONE, "boss", NOW - timedelta(hours=1))
+    gate = threading.Barrier(16)
+
+    def press(number: int) -> bool:
+        gate.wait()
+        try:
+            with pg_db.write() as session:
+                trials.send(session, template, "zh_CN", PHONE, "boss", NOW)
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(press, range(16))) == trials.MAX_A_MINUTE
+    assert count(pg_db, "messages") == trials.MAX_A_MINUTE + 1
+    assert count(pg_db, "members") == 1
+
+
 @pytest.mark.parametrize(("channel", "address"), [("email", "nobody"), ("sms", "12"), ("wechat", " ")])
 def test_an_address_that_is_none_is_refused(
     db: Database, settings: Settings, channel: str, address: str
@@ -317,3 +342,58 @@ def test_a_wecom_text_that_differs_by_member_is_named_with_its_place(settings: S
     ]
     same = draft(settings, "wecom", text="Hi", link={"title": "Spring", "url": "https://shop.example"})
     assert checks.findings(settings, same, [], {}) == []
+
+
+def test_a_test_of_what_is_typed_sends_just_that_and_saves_nothing(db: Database, settings: Settings) -> None:
+    template, version = add_template(db, settings, "email")
+    fields = {"subject": "Typed {{ member.name }}", "html": "<p>{{ coupon.code }} {{ unsubscribe_url }}</p>"}
+    with db.write() as session:
+        draft = trials.Draft("email", "marketing", "en", fields, template)
+        old = trials.send_draft(session, settings, draft, "ann@example.com", "boss", NOW)
+        fresh = trials.Draft(
+            "sms",
+            "marketing",
+            "zh_CN",
+            {
+                "text": "新的 {{ member.name }} 拒收请回复R",
+                "provider_template": "SMS_1",
+                "params": {"name": "{{ member.name }}"},
+            },
+        )
+        trials.send_draft(session, settings, fresh, PHONE, "boss", NOW)
+        assert session.get_one(Message, old).source_kind == "test"
+    with sandbox(db, settings) as (found, _):
+        assert run_delivery(db, found, now=lambda: NOW).sent == 2
+        (mail,) = inbox.list_messages(found, to="ann@example.com")
+        assert mail.title == "Typed Alex Sample"
+        (sms,) = inbox.list_messages(found, "sms")
+        assert "王小明" in str(sms)
+    with db.read() as session:
+        known = session.get_one(Template, template)
+        assert (known.version, list(templates.contents_of(session, template))) == (version, ["zh_CN"])
+        stand_in = session.scalars(sa.select(Template).where(Template.id != template)).one()
+        assert (stand_in.version, stand_in.archived_at) == (0, NOW)
+    assert count(db, "template_contents") == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"subject": "x", "html": "<p>{{ nobody.knows }}</p>"}, "en.html"),
+        ({"subject": "x", "html": "<p>no way to leave</p>"}, "en.html"),
+    ],
+)
+def test_what_a_save_refuses_is_not_sent_as_a_test_either(
+    sqlite_db: Database, settings: Settings, fields: dict[str, str], place: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused, sqlite_db.write() as session:
+        draft = trials.Draft("email", "marketing", "en", fields)
+        trials.send_draft(session, settings, draft, "ann@example.com", "boss", NOW)
+    assert refused.value.field == place
+    assert count(sqlite_db, "messages") == 0
+
+
+def test_only_a_test_is_filled_in_from_its_context(settings: Settings) -> None:
+    context = {"draft": {"purpose": "marketing", "language": "en", "fields": {"title": "x"}}}
+    assert trials.draft_content("webhook", "api", context) is None
+    assert trials.draft_content("webhook", "test", context) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any
 
@@ -63,6 +64,23 @@ def test_only_e_mail_waits_and_only_where_the_shop_asks(
     assert grant(db, asking(settings, value), channel=channel) == state
     assert count(db, "messages") == (1 if state == "pending" else 0)
     assert count(db, "consents") == (0 if state == "pending" else 1)
+
+
+def test_requests_at_once_ask_one_mail(pg_db: Database, settings: Settings) -> None:
+    add_members(pg_db, [1], consent=False)
+    grant(pg_db, asking(settings), at=NOW - timedelta(days=30))  # the template is there
+    with ThreadPoolExecutor(4) as pool:
+        with pg_db.write() as session:
+            wanted = ConsentChange(1, "email", MARKETING, True, "form", NOW)
+            assert optin.change(session, asking(settings), wanted) == "pending"
+            others = [
+                pool.submit(grant, pg_db, asking(settings), at=NOW + timedelta(seconds=number))
+                for number in range(1, 5)
+            ]
+            assert not wait(others, timeout=0.5).done, "they wait for what the first one asks"
+        assert [other.result(timeout=10) for other in others] == ["pending"] * 4
+    assert len(requests(pg_db)) == 2
+    assert count(pg_db, "messages") == 2
 
 
 def test_the_setting_reads_as_people_write_it(settings: Settings) -> None:

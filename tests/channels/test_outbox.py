@@ -23,6 +23,7 @@ from core.errors import InvalidInput
 from core.settings import Settings
 from tests.channels.seed import NOW, add_members, add_template, enqueue, message, row, states
 from tests.conftest import count
+from web.queries.messages import Filter, messages, statement
 
 ALLOWED = {
     ("queued", "leased"),
@@ -226,3 +227,31 @@ def test_the_first_reason_of_a_pause_stays(db: Database) -> None:
         assert session.get_one(Account, "sms").paused_at is None
         with pytest.raises(InvalidInput):
             outbox.set_on_unknown(session, "sms", "maybe")
+
+
+@pytest.mark.parametrize("typed", ["550 5.1", "550_5.1", "Unreach"])
+def test_a_reasons_beginning_is_found_by_an_index(db: Database, settings: Settings, typed: str) -> None:
+    numbers = range(1, 3001)
+    add_members(db, numbers)
+    template = add_template(db, settings, "email")
+    enqueue(db, *[row(n, "email", template) for n in numbers])
+    with db.write() as session:
+        session.execute(
+            sa.text("UPDATE messages SET state = 'failed', reason = 'other ' || id WHERE id % 2 = 0")
+        )
+        for number, reason in ((10, "550 5.1.1 no such user"), (11, "550_5.1.1"), (12, "unreachable: x")):
+            session.execute(sa.update(Message).where(Message.id == number).values(reason=reason))
+        session.execute(sa.text("ANALYZE"))
+    with db.read() as session:
+        page = messages(session, 1, Filter(reason=typed))
+        expected = {"550 5.1": 10, "550_5.1": 11, "Unreach": 12}[typed]
+        assert [found.id for found in page.rows] == [expected], "neither _ nor % is a wildcard"
+        query = statement(session, 1, Filter(reason=typed))
+        text = str(query.compile(db.engine, compile_kwargs={"literal_binds": True}))
+        how = "EXPLAIN " if db.dialect == "postgresql" else "EXPLAIN QUERY PLAN "
+        plan = str(
+            session.connection()
+            .exec_driver_sql(how + text.replace("%", "%%" if db.dialect == "postgresql" else "%"))
+            .all()
+        )
+        assert "ix_messages_reason" in plan, plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from twilio.request_validator import RequestValidator
 from channels import consent
 from channels.callbacks.opt_out import wish
 from channels.callbacks.tencent import tencent_callback, tencent_callback_url, tencent_pulled
-from channels.callbacks.twilio import ENDS
+from channels.callbacks.twilio import ENDS, twilio_json
 from channels.consent import MARKETING
 from channels.events import apply_early
 from channels.models import Consent, EarlyReceipt, Message, MessageEvent, Suppression
@@ -227,6 +228,84 @@ def test_twilio_must_sign_the_public_address(db: Database, client: FlaskClient, 
         assert post(client, settings, status("delivered")) == 200
     assert kinds(db) == ["delivered"]
     assert state(db)[0] == "delivered"
+
+
+def post_json(
+    client: FlaskClient, settings: Settings, body: Any, *, query: str = "", sent: bytes | None = None
+) -> int:
+    """Post as Twilio signs JSON; ``sent``: another body than the signed one."""
+    text = json.dumps(body, ensure_ascii=False)
+    validator = RequestValidator(settings.twilio_auth_token)
+    path = f"{TWILIO}?{query}bodySHA256={validator.compute_hash(text)}"
+    url = f"{settings.base_url}{path}"
+    given = validator.compute_signature(url, {})
+    assert validator.validate(url, text, given), "the official validator takes it"
+    headers = {"X-Twilio-Signature": given}
+    data = text.encode() if sent is None else sent
+    return client.post(path, data=data, headers=headers, content_type="application/json").status_code
+
+
+def event(kind: str, **data: Any) -> dict[str, Any]:
+    """An event of Event Streams."""
+    return {
+        "specversion": "1.0",
+        "type": f"com.twilio.messaging.{kind}",
+        "source": "/2010-04-01/Accounts/AC1/Messages/SM1.json",
+        "id": "EZ1",
+        "datacontenttype": "application/json",
+        "data": {"accountSid": "AC1", "timestamp": "2026-03-02T04:00:00Z", **data},
+    }
+
+
+def test_twilios_json_is_read_as_its_forms_are(db: Database, client: FlaskClient, settings: Settings) -> None:
+    assert post_json(client, settings, status("delivered", note="好")) == 200
+    failed = event(
+        "message.undelivered", messageSid="SM2", messageStatus="UNDELIVERED", errorCode=30003, to=phone_of(2)
+    )
+    test_of_sink = {"specversion": "1.0", "type": "com.twilio.eventstreams.test-event", "data": {"x": 1}}
+    for _ in range(2):
+        assert post_json(client, settings, [failed, test_of_sink]) == 200
+    assert kinds(db) == ["delivered", "undelivered"]
+    assert state(db)[0] == "delivered"
+
+
+def test_a_reply_by_event_streams_withdraws_consent(
+    db: Database, client: FlaskClient, settings: Settings
+) -> None:
+    said = event(
+        "inbound-message.received", messageSid="SM77", body="STOP", to="+15005550006", **{"from": phone_of(1)}
+    )
+    assert post_json(client, settings, [said]) == 200
+    with db.read() as session:
+        granted = sa.select(Consent.granted).where(Consent.member_id == 1, Consent.channel == "sms")
+        assert session.scalar(granted) is False
+
+
+def test_an_event_names_our_message_by_its_callbacks_address(settings: Settings) -> None:
+    sent = event(
+        "message.delivered",
+        messageSid="SM9",
+        to=phone_of(1),
+        statusCallBackUrl="https://h/callbacks/twilio?message=7.abc",
+    )
+    receipts, _, clues = twilio_json(json.dumps(sent).encode(), "", NOW)
+    assert [(one.kind, one.provider_id) for one in receipts] == [("delivered", "SM9")]
+    assert [clue.client_id for clue in clues] == ["7.abc"]
+
+
+def test_json_that_twilio_did_not_sign_changes_nothing(
+    db: Database, client: FlaskClient, settings: Settings
+) -> None:
+    body = status("failed")
+    assert post_json(client, settings, status("delivered"), sent=json.dumps(body).encode()) == 403
+    url = f"{settings.base_url}{TWILIO}"
+    bare = RequestValidator(settings.twilio_auth_token).compute_signature(url, {})
+    answer = client.post(TWILIO, json=body, headers={"X-Twilio-Signature": bare})
+    assert answer.status_code == 403, "a signature that says nothing of the body"
+    assert client.post(TWILIO, json=body).status_code == 403
+    assert post_json(client, settings, "text") == 400
+    assert post_json(client, settings, {"AccountSid": "x"}) == 400
+    assert kinds(db) == []
 
 
 def test_twilios_statuses_never_go_back(db: Database, client: FlaskClient, settings: Settings) -> None:

@@ -6,17 +6,20 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import sqlalchemy as sa
 
 from campaigns.run import run
 from channels import tracking
 from channels.delivery import run_delivery
+from channels.models import Message
 from channels.sandbox import inbox
 from channels.utm import hosts_of, tagged
 from core.db import Database
 from core.errors import InvalidInput
 from core.settings import Settings
 from tests.campaigns.conftest import NOW, Shop
-from tests.channels.seed import sandbox
+from tests.channels.seed import CONTEXT, add_members, add_template, enqueue, row, sandbox
+from tests.channels.seed import NOW as SEED_NOW
 
 PARAMS = {"utm_source": "huiliu", "utm_medium": "email", "utm_campaign": "回来 吧", "utm_content": ""}
 HOSTS = hosts_of("https://shop.example/cn", {"hosts": ["Blog.example"]})
@@ -74,6 +77,24 @@ def test_a_campaigns_links_carry_its_name_and_variant(db: Database, settings: Se
         contents.update(found.pop("utm_content"))
         assert found == {"utm_source": ["huiliu"], "utm_medium": ["wechat"], "utm_campaign": ["back"]}
     assert contents == {"A", "B"}
+
+
+@pytest.mark.parametrize(("medium", "expected"), [("email", "sms"), ("newsletter", "newsletter")])
+def test_a_message_that_fell_back_names_the_channel_that_sends(
+    db: Database, settings: Settings, medium: str, expected: str
+) -> None:
+    add_members(db, [1], email=None)
+    email, sms = add_template(db, settings, "email"), add_template(db, settings, "sms")
+    back = [{"channel": "sms", "template_id": sms[0], "template_version": sms[1]}]
+    params = {"utm_source": "huiliu", "utm_medium": medium}
+    context = {**CONTEXT, "utm": {"params": params, "hosts": []}}
+    enqueue(db, row(1, "email", email, fallback=back, context=context))
+    run_delivery(db, settings, now=lambda: SEED_NOW, channels=["email"])
+    with db.read() as session:
+        fallback = session.scalars(sa.select(Message).where(Message.channel == "sms")).one()
+        first = session.scalars(sa.select(Message).where(Message.channel == "email")).one()
+    assert fallback.context["utm"]["params"] == {"utm_source": "huiliu", "utm_medium": expected}
+    assert first.context["utm"]["params"] == params, "what was to be sent stays as it was"
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from channels import erasure
 from channels.callbacks.wechat import FOLLOWED, SCANNED, UNFOLLOWED, Found, Grant, wechat_callback
 from channels.consent import refusals
 from channels.models import Consent, Suppression, WechatGrant, WechatSeen, WechatWindow
 from channels.sandbox import wechat_events
-from channels.wechat import followers, windows
+from channels.wechat import binding, followers, follows, windows
 from channels.wechat.windows import NONE, PERHAPS_SENT, SERVICE, TAKEN, Granted, Opened, Wish
 from core.db import Database
+from core.imports import EVENT_KINDS, EVENT_QUEUE
+from core.models import Event, Member, Preference, Todo, WarehouseMark
 from core.settings import Settings
+from core.warehouse.engine import DuckEngine
+from core.warehouse.replica import Replica, mark
+from segments.evaluate import evaluator
+from segments.facts import FACTS
 from tests.channels.seed import NOW, add_members, openid_of
+from tests.conftest import count
 
 LATER = NOW + timedelta(minutes=1)
 
@@ -117,6 +126,79 @@ def test_leaving_and_following_again(db: Database) -> None:
     with db.read() as session:
         assert session.scalars(sa.select(Suppression)).all() == []
         assert refusals(session, [1], "wechat", "marketing") == {1: "no_consent"}, "that needs a new yes"
+
+
+def test_a_follow_keeps_the_scene_of_its_code(db: Database) -> None:
+    add_members(db, [1])
+    openid, at = openid_of(1), int(NOW.timestamp())
+    scanned = xml("subscribe", "<EventKey>qrscene_store-12</EventKey>", at=at - 60, openid=openid)
+    assert act(db, scanned) is True
+    assert act(db, scanned) is False
+    assert act(db, xml("SCAN", "<EventKey>poster</EventKey>", at=at - 30, openid=openid))
+    assert act(db, xml("unsubscribe", at=at, openid=openid))
+    with db.read() as session:
+        rows = session.execute(
+            sa.select(Event.source, Event.member_id, Event.kind, Event.properties).order_by(Event.occurred_at)
+        ).all()
+        assert [tuple(row) for row in rows] == [
+            ("wechat", 1, "wechat_followed", {"scene": "store-12"}),
+            ("wechat", 1, "wechat_scanned", {"scene": "poster"}),
+            ("wechat", 1, "wechat_unfollowed", {}),
+        ]
+        marks = sa.select(WarehouseMark.month).where(WarehouseMark.table_name == "events")
+        assert set(session.scalars(marks)) == {"2026-03"}
+
+
+def test_a_follow_before_the_binding_is_told_when_the_openid_is_bound(db: Database) -> None:
+    add_members(db, [1, 2])
+    at = int(NOW.timestamp())
+    for scene, before in (("old", 90), ("new", 60), ("late", 75)):
+        act(db, xml("subscribe", f"<EventKey>qrscene_{scene}</EventKey>", at=at - before, openid="oNew"))
+    assert count(db, "events") == 0
+    with db.write() as session:
+        assert binding.bind(session, 1, binding.Identity("oNew", None), NOW) is binding.Bound.NEW
+    with db.write() as session:
+        binding.bind(session, 1, binding.Identity("oNew", None), NOW)
+        follows.tell(session, [followers.openid_index("oNew")])
+    with db.read() as session:
+        (event,) = session.scalars(sa.select(Event)).all()
+        assert (event.member_id, event.properties) == (1, {"scene": "new"}), "the newest that was reported"
+        assert event.occurred_at == NOW - timedelta(seconds=60)
+
+
+def test_a_segment_asks_for_the_scene(db: Database, settings: Settings, tmp_path: Path) -> None:
+    add_members(db, [1, 2, 3])
+    for number, scene in ((1, "store-12"), (2, "poster")):
+        act(db, xml("subscribe", f"<EventKey>qrscene_{scene}</EventKey>", openid=openid_of(number)))
+    engine = DuckEngine(Replica(str(tmp_path / "warehouse"), FACTS))
+    with db.write() as session:
+        mark(session, "members", [None])
+    engine.replica.sync(db)
+    came = {"field": "properties.scene", "op": "=", "value": "store-12"}
+    rule = {"event": "wechat_followed", "op": ">=", "value": 1, "where": [came]}
+    with db.read() as session:
+        found = evaluator(session, engine, settings, date(2026, 3, 3)).count(rule)
+    assert (found.count, found.sample, found.total) == (1, ["m1"], 3)
+
+
+def test_following_earns_what_the_shop_gives_for_it(db: Database) -> None:
+    add_members(db, [1])
+    with db.write() as session:
+        session.add(Preference(key=EVENT_KINDS, value=["wechat_followed"], updated_at=NOW))
+    for event in ("subscribe", "unsubscribe"):
+        act(db, xml(event, openid=openid_of(1)))
+    with db.read() as session:
+        followed = session.scalars(sa.select(Event.id).where(Event.kind == "wechat_followed")).one()
+        todos = session.scalars(sa.select(Todo.subject_id).where(Todo.queue == EVENT_QUEUE)).all()
+        assert list(todos) == [followed]
+
+
+def test_an_erasure_forgets_where_a_follower_came_from(db: Database, settings: Settings) -> None:
+    add_members(db, [1])
+    act(db, xml("subscribe", "<EventKey>qrscene_x</EventKey>", openid=openid_of(1)))
+    with db.write() as session:
+        erasure.forget(session, session.get_one(Member, 1), NOW)
+    assert count(db, "wechat_follows") == 0
 
 
 def test_a_repeated_callback_counts_once_and_is_forgotten_after_a_day(db: Database) -> None:

@@ -23,8 +23,8 @@ from experiments import catalogue, metrics, outlook, planning
 from experiments.metrics import Condition, MetricSpec
 from experiments.models import ExperimentPlan
 from experiments.outlook import History, Terms
-from experiments.planning import Guardrail, Plan
-from experiments.stats import power, sequential
+from experiments.planning import Guardrail, Plan, Shown
+from experiments.stats import power, quantile, sequential
 from tests.experiments.test_readout import START, warehouse
 
 DAY = timedelta(days=1)
@@ -103,6 +103,34 @@ def test_a_ratio_has_the_variance_of_the_delta_method(db: Database, home: Path) 
     assert 0 < found.adjusted <= found.variance
 
 
+def test_a_quantile_is_planned_by_its_order_statistics(db: Database, home: Path) -> None:
+    rows, members = hard(80), list(range(1, 81))
+    engine = warehouse(db, home, rows)
+    (found,) = outlook.history(engine, table(members), replace(SPEND, kind="quantile", q=0.8), NOW, [28])
+    values = np.array([sum(values) for values in within(rows, members, 28, 0).values()], float)
+    plain = quantile.of(values, 0.8)
+    assert found.mean == pytest.approx(plain.value)
+    width = 1.959964 * math.sqrt(80 * 0.8 * 0.2)
+    ranks = math.floor(64 - width), math.ceil(64 + width) + 1
+    ends = [np.sort(values)[rank - 1] for rank in ranks]
+    assert found.variance == pytest.approx(80 * ((ends[1] - ends[0]) / (2 * 1.959964)) ** 2)
+    assert (found.adjusted, found.rho) == (found.variance, 0.0)
+
+
+def test_retention_is_planned_by_its_own_days_whatever_the_duration(db: Database, home: Path) -> None:
+    rows, members = hard(80), list(range(1, 81))
+    engine = warehouse(db, home, rows)
+    spec = MetricSpec(
+        "back", "retention", "orders", where=(Condition("net_minor", ">", 0),), from_day=30, until_day=60
+    )
+    found = outlook.history(engine, table(members), spec, NOW, [7, 56])
+    came = [any(v > 0 for v in values) for values in within(rows, members, 30, 0).values()]
+    for one in found:
+        assert one.mean == pytest.approx(np.mean(came))
+        assert one.variance == pytest.approx(np.var(came, ddof=1))
+        assert one.rho == 0.0
+
+
 def test_a_capped_metric_is_planned_with_its_cap(db: Database, home: Path) -> None:
     rows, members = hard(80), list(range(1, 81))
     engine = warehouse(db, home, rows)
@@ -125,8 +153,8 @@ def test_nobody_and_what_has_no_variance_by_windows_is_refused(db: Database, hom
     engine = warehouse(db, home, [(1, START, "paid", 500, 0)])
     with pytest.raises(InvalidInput, match="fewer than two"):
         outlook.history(engine, table([1]), SPEND, NOW)
-    with pytest.raises(InvalidInput, match="mean, a count"):
-        outlook.history(engine, table([1, 2]), replace(SPEND, kind="quantile", q=0.5), NOW)
+    (few,) = outlook.history(engine, table([1, 2]), replace(SPEND, kind="quantile", q=0.5), NOW, [7])
+    assert few.variance == 0.0, "too few beyond the quantile to say anything"
     with pytest.raises(InvalidInput, match="durations"):
         outlook.history(engine, table([1, 2]), SPEND, NOW, [0])
     (quiet,) = outlook.history(engine, table([1, 2]), SPEND, NOW, [7])
@@ -251,7 +279,7 @@ def test_a_plan_is_a_version_and_is_never_changed(db: Database) -> None:
         ({"arms": {"holdout": 1.0}}, "holdout"), ({"control": "B"}, "holdout"),
         ({"arms": {"holdout": 0.3, "A": 0.8}}, "holdout"), ({"duration_days": 0}, "duration_days"),
         ({"mde": 0.0}, "mde"), ({"members": 1}, "members"), ({"method": "bayes"}, "method"),
-        ({"rule": " "}, "rule"), ({"guardrails": (Guardrail("x", 1, 2.0),)}, "guardrails"),
+        ({"tuning": 3.0}, "tuning"), ({"also": (Shown("x", 1),) * 21}, "also"), ({"rule": " "}, "rule"), ({"guardrails": (Guardrail("x", 1, 2.0),)}, "guardrails"),
     ],
 )  # fmt: skip
 def test_a_plan_that_says_too_little_is_refused_at_its_field(change: dict[str, Any], field: str) -> None:

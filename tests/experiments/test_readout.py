@@ -212,16 +212,14 @@ def test_the_verdict_says_found_or_not_found_with_interval_and_numbers() -> None
     arms = {"hold": arm(5000, 50_000.0, 0.1, 1e8), "send": arm(5000, 51_000.0, 0.12, 1e8)}
     found = readout.read_out(arms, HALVES, "hold", currency="CNY")
     assert readout.verdict(found, "en") == (
-        "“send” raised revenue a member by 10.00 CNY (95 % interval 6.08 CNY to 13.92 CNY, p < 0.001), "
-        "50,000 CNY over its 5,000 members against 5,000 in “hold”."
+        "“send” raised revenue a member by ¥10.00 (95 % interval ¥6.08 to ¥13.92, p < 0.001), "
+        "¥50,000 over its 5,000 members against 5,000 in “hold”."
     )
-    assert readout.verdict(found, "zh_CN").startswith("“send”使人均收入提高 10.00 CNY（95% 置信区间 6.08 CNY")
+    assert readout.verdict(found, "zh_CN").startswith("“send”使人均收入提高 ¥10.00（95% 置信区间 ¥6.08")
     assert "2.00 %" in readout.verdict(found, "en", "converted")
     same = readout.read_out({**arms, "send": arm(5000, 50_100.0, 0.1, 1e8)}, HALVES, "hold", currency="CNY")
     text = readout.verdict(same, "en")
-    assert text.startswith(
-        "No difference found in revenue a member: 1.00 CNY (95 % interval -2.92 CNY to 4.92 CNY"
-    )
+    assert text.startswith("No difference found in revenue a member: ¥1.00 (95 % interval -¥2.92 to ¥4.92")
     assert "5,000 members in “send” and 5,000 in “hold”" in text
     assert "未发现人均收入有差异" in readout.verdict(same, "zh_CN")
     worse = readout.read_out({**arms, "send": arm(5000, 49_000.0, 0.1, 1e8)}, HALVES, "hold")

@@ -16,15 +16,15 @@ N = 5000
 Profits = dict[str, tuple[float, float]] | None
 # revenue a member of A and B against 500.00 in the holdout (standard error 2.00), and the profits.
 CASES: list[tuple[str, float, float, Profits, str, str, str]] = [
-    ("B alone", 0, 20, None, SEND, "Send “B” to everyone: it brought 16.08 CNY to 23.92 CNY more revenue a member; “A” is undecided.", "建议全量发送“B”：人均收入多 16.08 CNY 至 23.92 CNY；“A”尚无定论。"),
-    ("B pays, A lost", -20, 20, {"A": (-900e2, -100e2), "B": (100e2, 900e2)}, SEND, "Send “B” to everyone: it brought 16.08 CNY to 23.92 CNY more revenue a member, and earned 100 CNY to 900 CNY after all costs; “A” lost money.", "；“A”亏损。"),
+    ("B alone", 0, 20, None, SEND, "Send “B” to everyone: it brought ¥16.08 to ¥23.92 more revenue a member; “A” is undecided.", "建议全量发送“B”：人均收入多 ¥16.08 至 ¥23.92；“A”尚无定论。"),
+    ("B pays, A lost", -20, 20, {"A": (-900e2, -100e2), "B": (100e2, 900e2)}, SEND, "Send “B” to everyone: it brought ¥16.08 to ¥23.92 more revenue a member, and earned ¥100 to ¥900 after all costs; “A” lost money.", "；“A”亏损。"),
     ("A helped, costs more than it earns", 8, 20, {"A": (-900e2, -100e2), "B": (100e2, 900e2)}, SEND, "; “A” lost money.", "；“A”亏损。"),
     ("both alike", 20, 21, None, CHOOSE, "Send “B” or “A”: both helped and cannot be told apart yet (“B” brought", "建议发送“B”或“A”"),
     ("A too, but B is better", 10, 20, None, SEND, "; “A” helped too.", "；“A”也有效。"),
-    ("profit open", 0, 20, {"B": (-100e2, 900e2)}, TEST, "Go on testing “B”: it brought 16.08 CNY to 23.92 CNY more revenue a member, but whether that pays for its cost is open (profit -100 CNY to 900 CNY); “A” is undecided.", "建议继续测试“B”"),
-    ("costs more", -20, 20, {"B": (-900e2, -100e2)}, STOP, "Do not send “B” to everyone: it brought 16.08 CNY to 23.92 CNY more revenue a member, but cost more than it earned (profit -900 CNY to -100 CNY); “A” did worse than nothing.", "不建议全量发送“B”"),
-    ("all worse", -10, -20, None, STOP, "Stop “B”: it brought 16.08 CNY to 23.92 CNY less revenue a member; “A” did worse than nothing.", "建议停止“B”：人均收入少 16.08 CNY 至 23.92 CNY"),
-    ("open", 1, 0, None, OPEN, "Not decided yet: the effect of “A” lies between -2.92 CNY and 4.92 CNY (revenue a member); about", "尚无定论：“A”对人均收入的影响在 -2.92 CNY 与 4.92 CNY 之间；约需再增加"),
+    ("profit open", 0, 20, {"B": (-100e2, 900e2)}, TEST, "Go on testing “B”: it brought ¥16.08 to ¥23.92 more revenue a member, but whether that pays for its cost is open (profit -¥100 to ¥900); “A” is undecided.", "建议继续测试“B”"),
+    ("costs more", -20, 20, {"B": (-900e2, -100e2)}, STOP, "Do not send “B” to everyone: it brought ¥16.08 to ¥23.92 more revenue a member, but cost more than it earned (profit -¥900 to -¥100); “A” did worse than nothing.", "不建议全量发送“B”"),
+    ("all worse", -10, -20, None, STOP, "Stop “B”: it brought ¥16.08 to ¥23.92 less revenue a member; “A” did worse than nothing.", "建议停止“B”：人均收入少 ¥16.08 至 ¥23.92"),
+    ("open", 1, 0, None, OPEN, "Not decided yet: the effect of “A” lies between -¥2.92 and ¥4.92 (revenue a member); about", "尚无定论：“A”对人均收入的影响在 -¥2.92 与 ¥4.92 之间；约需再增加"),
     ("open and worse", 1, -20, None, OPEN, "would decide it; “B” did worse than nothing.", "；“B”不如不发。"),
 ]  # fmt: skip
 
@@ -58,7 +58,7 @@ def test_an_arm_that_broke_a_planned_guardrail_is_not_recommended() -> None:
     out = replace(plain, guardrails=[guarded("A", KEPT), guarded("B", BROKEN)])
     advice = advise(out, "en")
     assert (advice.kind, advice.arms) == (STOP, ("B",))
-    assert "Do not send “B” to everyone: it brought 16.08 CNY to 23.92 CNY more" in advice.sentence
+    assert "Do not send “B” to everyone: it brought ¥16.08 to ¥23.92 more" in advice.sentence
     assert "but broke the guardrail “returns”; “A” is undecided." in advice.sentence
     assert "突破了护栏指标“returns”" in advise(out, "zh_CN").sentence
     # Another arm that kept it is recommended, though it brought less.

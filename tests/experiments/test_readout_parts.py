@@ -29,7 +29,7 @@ from experiments.models import Readout, ReadoutLink
 from experiments.moments import ArmMoments, Moments, PairMoments, scan
 from experiments.readout import Known
 from experiments.readout_form import OTHER, SEQUENTIAL, UNKNOWN
-from experiments.stats import multiplicity, power
+from experiments.stats import multiplicity, power, sequential
 from tests.experiments.test_readout import HALVES, LATER, START, assigned, warehouse
 
 DAY = timedelta(days=1)
@@ -94,10 +94,75 @@ def test_each_day_of_the_timeline_is_what_a_window_of_that_length_says(db: Datab
         plain = scan(engine, old, window_days=day, as_of=as_of)
         for arm, moments in plain.items():
             for metric in readout_timeline.METRICS:
-                mine = found[arm][day][metric]
+                mine = found[arm][day].metrics[metric]
                 assert mine.n == moments.n
                 assert mine.mean == pytest.approx(moments.metrics[metric].mean)
                 assert mine.var == pytest.approx(moments.metrics[metric].var)
+
+
+def test_days_and_groups_are_adjusted_as_the_headline_is(sqlite_db: Database, home: Path) -> None:
+    """Against CUPED of plain numbers: θ of all arms, x̄ of everybody who counts."""
+    orders, table = shop(members=400, lift=500)
+    engine = warehouse(sqlite_db, home, orders)
+    wanted = readout_measure.Wanted(HALVES, "hold", 14, LATER, currency="CNY", covariate_days=30)
+    found = readout_measure.measure(engine, table, wanted, Known(looks=0)).readout
+    at = {row["member_id"]: (row["arm"], row["at"], row["place"]) for row in table.to_pylist()}
+    members = list(at)
+    arm = np.array([at[member][0] == "send" for member in members])
+
+    def sums(start: int, end: int) -> np.ndarray:
+        totals = dict.fromkeys(members, 0.0)
+        for member, when, _, total, _ in orders:
+            if at[member][1] + start * DAY <= when < at[member][1] + end * DAY:
+                totals[member] += total
+        return np.array([totals[member] for member in members])
+
+    before = sums(-30, 0)
+
+    def adjusted(y: np.ndarray, theta: float | None, who: np.ndarray) -> tuple[float, float, float]:
+        sides = [(y[who & side], before[who & side]) for side in (arm, ~arm)]
+        cov = [np.cov(a, b) * (len(a) - 1) for a, b in sides]
+        slope = sum(c[0, 1] for c in cov) / sum(c[1, 1] for c in cov) if theta is None else theta
+        left = [a - slope * b for a, b in sides]
+        variance = sum(np.var(one, ddof=1) / len(one) for one in left)
+        return float(left[0].mean() - left[1].mean()), float(np.sqrt(variance)), float(slope)
+
+    everybody = np.ones(len(members), bool)
+    headline = found.result("revenue", "send").adjusted
+    assert headline is not None
+    estimate, se, theta = adjusted(sums(0, 14), None, everybody)
+    assert headline.comparison.absolute.estimate == pytest.approx(estimate)
+    assert headline.theta == pytest.approx(theta)
+    assert found.timeline is not None
+    assert found.timeline.adjusted
+    for point in found.timeline.curves[0].points:
+        estimate, se, _ = adjusted(sums(0, point.day), None, everybody)
+        assert (point.fixed.estimate, point.fixed.se) == pytest.approx((estimate, se))
+        width = sequential.half_width(400, se**2, 0.05, 5000)
+        assert point.always_valid.high - point.always_valid.estimate == pytest.approx(width)
+    last = found.timeline.curves[0].points[-1]
+    assert last.fixed.low == pytest.approx(headline.comparison.absolute.low)
+    (dimension,) = found.dimensions
+    assert dimension.adjusted
+    for cell in dimension.breakdowns[0].cells:
+        here = np.array([(at[member][2] or "") == cell.value for member in members])
+        estimate, se, _ = adjusted(sums(0, 14), theta, here)
+        assert cell.absolute is not None
+        assert (cell.absolute.estimate, cell.absolute.se) == pytest.approx((estimate, se))
+
+
+def test_without_a_past_the_days_and_groups_stay_raw(sqlite_db: Database, home: Path) -> None:
+    orders, table = shop()
+    at = {row["member_id"]: row["at"] for row in table.to_pylist()}
+    engine = warehouse(sqlite_db, home, [one for one in orders if one[1] >= at[one[0]]])
+    wanted = readout_measure.Wanted(HALVES, "hold", 14, LATER, currency="CNY")
+    found = readout_measure.measure(engine, table, wanted, Known(looks=0)).readout
+    assert found.timeline is not None
+    assert not found.timeline.adjusted
+    assert [one.adjusted for one in found.dimensions] == [False]
+    raw = found.result("revenue").absolute
+    assert raw is not None
+    assert found.timeline.curves[0].points[-1].fixed.low == pytest.approx(raw.low)
 
 
 def test_the_timeline_has_at_most_thirty_points_and_a_wider_band_for_any_look(

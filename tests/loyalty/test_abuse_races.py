@@ -84,6 +84,6 @@ def test_without_taking_turns_all_pass(pg_db: Database, monkeypatch: pytest.Monk
         gate.wait(timeout=30)
         return found
 
-    monkeypatch.setattr(signals, "_take_turns", lambda *_: None)
+    monkeypatch.setattr(signals, "take_turns", lambda *_: None)
     monkeypatch.setattr(signals, "_broken", count_and_wait)
     assert allowed_of_thirty(pg_db) == MANY

@@ -80,8 +80,6 @@ def test_codes_of_another_system_are_found_and_typing_errors_still_told(db: Data
         (4, "The"), (5, "A"), (6, "A"), (7, "The"), (8, "The")
     ]  # fmt: skip
     assert load(db, batch, *lines).unchanged == 2
-    with pytest.raises(Conflict, match="fewer codes left"):
-        load(db, batch, ("NEW1",), ("NEW2",))
     with db.write() as session:
         done = coupons.redeem(
             session, "Old-0001", order_ref="o", basket_minor=5000, currency="CNY",
@@ -93,6 +91,30 @@ def test_codes_of_another_system_are_found_and_typing_errors_still_told(db: Data
             coupons.look_up(session, "AB11", NOW)
         assert session.scalar(sa.select(sa.func.count()).where(Coupon.foreign)) == 2
         assert session.scalar(sa.select(CouponBatch.issued).where(CouponBatch.id == batch.id)) == 2
+
+
+def test_codes_of_another_system_keep_within_every_limit_of_the_batch(db: Database) -> None:
+    add_members(db, 3)
+    batch = add_batch(db, total_limit=6, daily_limit=4, per_member_limit=1, timezone="UTC")
+    issue(db, batch, (1, "before"))
+    loaded = load(
+        db, batch, ("OLD1", "m1"), ("OLD2", "m2"), ("OLD3", "m2"), ("OLD4",), ("OLD5", "m3"), ("OLD6",)
+    )
+    assert loaded.inserted == 3
+    assert loaded.rejected == (
+        (Line(2, "OLD1", "m1"), "The member “m1” has the 1 codes that a member may have."),
+        (Line(4, "OLD3", "m2"), "The member “m2” has the 1 codes that a member may have."),
+        (Line(7, "OLD6"), "The 4 codes that may be given today are given; load it tomorrow."),
+    )
+    tomorrow = NOW + timedelta(days=1)
+    with db.write() as session:
+        lines = [Line(number, f"NEW{number}") for number in range(2, 6)]
+        loaded = foreign_codes.load(session, batch, lines, "shop", tomorrow)
+    assert loaded.inserted == 2
+    assert [reason for _, reason in loaded.rejected] == ["The batch has room for 6 codes in all."] * 2
+    with db.read() as session:
+        assert session.scalar(sa.select(CouponBatch.issued).where(CouponBatch.id == batch.id)) == 6
+        assert session.scalar(sa.select(sa.func.count()).select_from(Coupon)) == 6
 
 
 def test_a_job_that_makes_codes_goes_on_where_it_stopped(db: Database) -> None:

@@ -13,7 +13,7 @@ from core.errors import Conflict, InvalidInput, NotFound
 from core.imports import load_rows, numbered
 from core.models import Member, OrderLine, Preference
 from core.settings import Settings
-from loyalty import earn_events, earn_rules, earning, multipliers, points
+from loyalty import earn_events, earn_rules, earning, erasure, multipliers, points, segment_members
 from loyalty.earn_events import EventRule
 from loyalty.earn_rules import EarnRule
 from loyalty.models import PointsLot
@@ -133,6 +133,45 @@ def test_the_tier_multiplies_and_a_campaign_may_be_for_tiers(one: Database) -> N
     assert (snapshot["tier"], snapshot["tier_times"]) == ("gold", "1.5")
 
 
+def test_a_segment_multiplies_what_its_members_buy_and_the_highest_counts(one: Database) -> None:
+    rule = EarnRule("1", 0, 12, "UTC", segment_times={"loyal": "2", "vip": "3", "slow": "0.5"})
+    with one.write() as session:
+        members = {"loyal": [1], "vip": [1], "other": [2]}
+        assert segment_members.replace(session, members) == 3
+        assert segment_members.replace(session, members) == 0
+        put_order(session, 1, 1, 1000)
+        put_order(session, 2, 2, 1000)
+    assert accrue(one, rule).earned == 30 + 10
+    with one.write() as session:
+        lot = session.scalars(sa.select(PointsLot).where(PointsLot.member_id == 1)).one()
+        assert (lot.snapshot["segment"], lot.snapshot["segment_times"]) == ("vip", "3")
+        # Who left the segment keeps what it earned, and gives back by the multiplier of then.
+        assert segment_members.replace(session, {"slow": [1]}) == 4
+        put_order(session, 1, 1, 1000, refunded=500)
+        put_order(session, 3, 1, 1000)
+    done = accrue(one, rule)
+    assert (done.taken_back, done.earned) == (15, 5)
+
+
+def test_a_campaign_may_be_for_segments(one: Database) -> None:
+    with one.write() as session:
+        new = Multiplier("double", "2", NOW - DAY, NOW + DAY, segments=("loyal", "vip"))
+        multipliers.create(session, new, "ann", NOW)
+        assert segment_members.wanted(session, NOW) == {"loyal", "vip"}
+        assert segment_members.wanted(session, NOW + 40 * DAY) == frozenset()
+        segment_members.replace(session, {"vip": [2]})
+        put_order(session, 1, 1, 1000)
+        put_order(session, 2, 2, 1000)
+    assert accrue(one, PLAIN).earned == 10 + 20
+
+
+def test_an_erased_member_is_in_no_segment_of_points(one: Database) -> None:
+    with one.write() as session:
+        segment_members.replace(session, {"vip": [1, 2]})
+        erasure.forget(session, session.get_one(Member, 1), NOW)
+        assert segment_members.of(session, [1, 2]) == {2: frozenset({"vip"})}
+
+
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
@@ -170,6 +209,7 @@ def test_each_earning_moves_the_end_of_all_live_points_of_the_member(one: Databa
         ({"expires": "inactivity", "expiry_months": None}, "expiry_months"),
         ({"expiry_years": -1}, "expiry_years"),
         ({"category_times": {"tea": "x"}}, "category_times.tea"),
+        ({"segment_times": {"vip": "-1"}}, "segment_times.vip"),
         ({"category_times": {"tea": "101"}}, "category_times.tea"),
         ({"category_times": {"tea": "1.23456"}}, "category_times.tea"),
     ],

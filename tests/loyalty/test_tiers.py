@@ -208,3 +208,38 @@ def test_membership_says_what_is_missing_to_the_next_tier(shop: Database) -> Non
     assert one.benefits == {"multiplier": "1.5", "free_shipping": True}
     assert (two.tier, two.next_tier, two.to_next, two.value) == ("silver", "gold", 3500, 1500)
     assert two.until is not None
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        Program(LADDER, timezone="UTC", grace_days=10),
+        Program(LADDER[1:], timezone="UTC", retired={"basic": 0}),
+        Program(LADDER[:2], timezone="UTC", retired={"gold": 5000}, grace_days=1),
+    ],
+)
+def test_the_database_leaves_out_only_those_whom_no_review_concerns(db: Database, program: Program) -> None:
+    """Every tier, value and end there may be: what the decision says of all is what the query finds."""
+    standings = [
+        (tier, value, until)
+        for tier in (None, "basic", "silver", "gold", "unknown")
+        for value in (0, 999, 1000, 4999, 5000)
+        for until in (None, NOW - 11 * DAY, NOW - 10 * DAY, NOW - DAY, NOW, NOW + DAY)
+        if tier is not None or until is None
+    ]
+    add_members(db, len(standings))
+    with db.write() as session:
+        for number, (tier, value, until) in enumerate(standings, 1):
+            if value:
+                put_order(session, number, number, value)
+            if tier is not None:
+                session.add(MemberTier(member_id=number, tier=tier, since=NOW, until=until, value=value))
+    expected = [
+        number
+        for number, (tier, value, until) in enumerate(standings, 1)
+        if decide(value, Standing(tier, until) if tier else None, program, NOW).why is not None
+    ]
+    with db.read() as session:
+        assert [move.member_id for move in review.due(session, program, NOW)] == expected
+        listed = review._standings(session, program, NOW, None, news_only=True)
+        assert len(list(listed)) == len(expected), "the database answers nobody in vain"

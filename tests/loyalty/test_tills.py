@@ -72,7 +72,12 @@ def shop(database: Database) -> dict[str, Use]:
         for name in ("again", "other body", "redeemed"):
             earlier = found[name] if name != "redeemed" else use("before", made[name])
             redemptions.redeem_one(session, earlier)
-        held: dict[str, Any] = {"basket_minor": 5000, "currency": "CNY", "member_external_id": None, "now": now}
+        held: dict[str, Any] = {
+            "basket_minor": 5000,
+            "currency": "CNY",
+            "member_external_id": None,
+            "now": now,
+        }
         coupons.hold(session, made["held"], order_ref="elsewhere", idempotency_key="h1", **held)
         coupons.hold(
             session,
@@ -204,7 +209,9 @@ def test_burning_together_prolongs_the_points_of_who_burnt(db: Database) -> None
     with db.write() as session:
         burning.burn_many(session, [Burn(1, 1, "o1", "a", at), Burn(2, 99, "o2", "b", at)])
     with db.read() as session:
-        ends: dict[int, Any] = dict(session.execute(sa.text("SELECT member_id, expires_at FROM points_lots")).all())
+        ends: dict[int, Any] = dict(
+            session.execute(sa.text("SELECT member_id, expires_at FROM points_lots")).all()
+        )
     assert ends[1] > ends[2]
 
 

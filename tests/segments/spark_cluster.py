@@ -15,6 +15,8 @@ from pathlib import Path
 
 WORKERS = 2
 START_S = 90
+BRIEF = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""Options of a Java that lives for a minute: code that runs a few times is not worth optimising."""
 
 
 def missing() -> str | None:
@@ -43,6 +45,7 @@ def running(folder: Path) -> Iterator[str]:
         **os.environ,
         "SPARK_HOME": str(home),
         "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_DAEMON_JAVA_OPTS": BRIEF,
         "PYSPARK_PYTHON": sys.executable,
     }
     common = ["--host", "127.0.0.1", "--webui-port", "0"]

@@ -15,10 +15,13 @@ from core.imports import load_rows, numbered
 from core.models import Member
 from core.settings import Settings
 from core.times import instant
-from segments import erasure, memberships, segments
+from loyalty import earn_rules
+from loyalty.earn_rules import EarnRule
+from loyalty.models import PointsSegmentMember
+from segments import erasure, memberships, point_members, segments
 from segments.compile import Moment
 from segments.memberships import MEMBERSHIPS
-from segments.models import Refresh, SegmentChange
+from segments.models import Refresh, Segment, SegmentChange
 from segments.refresh import Refreshed, refresh
 from segments.scores import snapshot_path
 from tests.conftest import count
@@ -216,3 +219,32 @@ def test_segments_in_segments_move_together(shop: Clock) -> None:
         "buyers": {"count": 2, "entered": 1, "exited": 0},
         "others": {"count": 2, "entered": 0, "exited": 1},
     }
+
+
+def test_a_refresh_brings_loyalty_the_members_of_the_segments_that_multiply_points(shop: Clock) -> None:
+    now = instant(AS_OF, ZONE)
+    shop.order("m1", 5)
+    shop.order("m2", 9)
+    shop.segment("buyers", BUYERS)
+    shop.segment("all", {"field": "city", "op": "=", "value": "x"})
+    shop.refresh(0)
+    assert count(shop.database, "points_segment_members") == 0, "no rule names a segment"
+
+    def members() -> set[tuple[str, int]]:
+        with shop.database.read() as session:
+            rows = session.execute(sa.select(PointsSegmentMember.segment, PointsSegmentMember.member_id))
+            return {(name, number) for name, number in rows}
+
+    with shop.database.write() as session:
+        rule = EarnRule(segment_times={"buyers": "2", "never-made": "3"})
+        earn_rules.save_rule(session, rule, "ann", now)
+    m1, m2, m3 = (shop.ids[name] for name in ("m1", "m2", "m3"))
+    assert point_members.bring(shop.database, shop.engine, now) == 2
+    assert members() == {("buyers", m1), ("buyers", m2)}
+    shop.order("m3", -1.5)
+    shop.refresh(2)
+    assert members() == {("buyers", m1), ("buyers", m3)}
+    with shop.database.write() as session:
+        session.execute(sa.update(Segment).values(archived_at=now))
+    assert point_members.bring(shop.database, shop.engine, now) == 2
+    assert members() == set()

@@ -19,8 +19,11 @@ from tests.segments.cases import CASES, Case
 from tests.segments.conftest import AS_OF, Shop
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(1200)]
-# A hundred tiny queries: what helps big ones (many partitions, generated code) costs them most of their time.
+# A hundred tiny queries: what helps big ones (many partitions, generated and optimised code) costs them most
+# of their time.
 SMALL = {
+    "spark.driver.extraJavaOptions": spark_cluster.BRIEF,
+    "spark.executor.extraJavaOptions": spark_cluster.BRIEF,
     "spark.executor.memory": "768m",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from core.db import Database
 from core.settings import Settings
 from tests.conftest import SECRET
-from tests.web import seed
+from tests.web import quick, seed
 from web.app import create_app
 from web.assets.build import compile_translations
 
@@ -79,6 +79,14 @@ def open_shop(database: Database, settings: Settings) -> Shop:
 @pytest.fixture(scope="session", autouse=True)
 def _translations() -> None:
     compile_translations()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_apps() -> Iterator[None]:
+    """A thousand applications are made: what each would work out anew, they share."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick.apply(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

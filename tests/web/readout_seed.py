@@ -11,7 +11,7 @@ from campaigns.results import CampaignResult, freeze
 from campaigns.roi import Cost, Interval, Payback, Roi, roi
 from campaigns.subsidy import Arms, subsidy
 from core.db import Database
-from experiments import readout, readout_dimensions, readout_timeline
+from experiments import readout, readout_cuped, readout_dimensions, readout_timeline
 from experiments.moments import ArmMoments, Moments, PairMoments
 from experiments.readout import Known
 from experiments.readout_form import ReadOut
@@ -43,6 +43,13 @@ def _arm(arm: str, share: float = 1.0, factor: float = 1.0) -> ArmMoments:
     return ArmMoments(n, metrics, pairs)
 
 
+def _day(arm: str, day: int) -> ArmMoments:
+    n = SIZES[arm]
+    revenue = Moments(n, (2600.0 + LIFT[arm]) * day / 14, 2.5e7 * day / 14)
+    before = PairMoments(revenue, Moments(n, 2600.0 * 0.9, 2.0e7), 1.2e7 * day / 14)
+    return ArmMoments(n, {"revenue": revenue}, {("revenue", "revenue:before"): before})
+
+
 def read_out(looks: int = 0, previous_p: float = 1.0) -> ReadOut:
     arms = {arm: _arm(arm) for arm in SIZES}
     found = readout.read_out(
@@ -52,23 +59,19 @@ def read_out(looks: int = 0, previous_p: float = 1.0) -> ReadOut:
         currency="CNY",
         known=Known(looks=looks, previous_p=previous_p, shared=3, covariate_days=180),
     )
-    days = {
-        arm: {
-            day: {"revenue": Moments(n, (2600.0 + LIFT[arm]) * day / 14, 2.5e7 * day / 14)}
-            for day in range(1, 15)
-        }
-        for arm, n in SIZES.items()
-    }
+    days = {arm: {day: _day(arm, day) for day in range(1, 15)} for arm in SIZES}
     parts = (("churned", 0.3, 3.0), ("dormant", 0.5, 1.0), ("at_risk", 0.2, -1.0))
     cells = {
         "stage": {(value, arm): _arm(arm, share, factor) for value, share, factor in parts for arm in SIZES},
         "city": {(city, arm): _arm(arm, 0.5) for city in (HOSTILE, "上海") for arm in SIZES},
     }
     treated = ["A", "B"]
+    slope = readout_cuped.slope(arms, "revenue")
+    assert slope is not None
     return replace(
         found,
-        timeline=readout_timeline.timeline(days, "revenue", treated, "holdout", 0.05, 5000),
-        dimensions=readout_dimensions.dimensions(cells, "revenue", treated, "holdout", 0.05),
+        timeline=readout_timeline.timeline(days, "revenue", treated, "holdout", 0.05, 5000, adjusted=True),
+        dimensions=readout_dimensions.dimensions(cells, "revenue", treated, "holdout", 0.05, slope.theta),
     )
 
 

@@ -127,6 +127,7 @@ NEEDS = {
         "loyalty.archive_link",
         "loyalty.import_codes",
         "loyalty.export_codes",
+        "loyalty.rejects",
         "loyalty.archive",
         "points.save",
         "points.save_money",
@@ -172,6 +173,7 @@ NEEDS = {
     },
     Permission.CONTACTS: {"members.show_contact", "members.wallet", "members.wechat", "messages.report"},
     Permission.ADMINISTER: {
+        "channels.close_circuit",
         "members.erase",
         "delivery_rules.save",
         "predictions.save",

@@ -68,13 +68,15 @@ def test_files_with_a_hash_in_their_name_may_be_kept_and_travel_compressed(shop:
     client = shop.app.test_client()
     name = json.loads((build.DIST / build.MANIFEST).read_text())["console.js"]
     assert re.fullmatch(r"console-[0-9A-Z]{8}\.js", name)
-    packed = client.get(f"/static/dist/{name}", headers={"Accept-Encoding": "gzip"})
-    plain = client.get(f"/static/dist/{name}")
-    assert packed.headers["Content-Encoding"] == "gzip"
-    assert gzip.decompress(packed.data) == plain.data
-    assert packed.mimetype == plain.mimetype == "text/javascript"
-    assert "immutable" in packed.headers["Cache-Control"]
-    assert "Accept-Encoding" in packed.headers["Vary"]
+    with (
+        client.get(f"/static/dist/{name}", headers={"Accept-Encoding": "gzip"}) as packed,
+        client.get(f"/static/dist/{name}") as plain,
+    ):
+        assert packed.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(packed.data) == plain.data
+        assert packed.mimetype == plain.mimetype == "text/javascript"
+        assert "immutable" in packed.headers["Cache-Control"]
+        assert "Accept-Encoding" in packed.headers["Vary"]
     assert client.get("/static/../app.py").status_code == 404
     assert client.get("/static/dist/%2e%2e/%2e%2e/app.py").status_code == 404
 
@@ -87,7 +89,8 @@ def test_the_first_page_with_everything_it_loads_is_small(shop: Shop) -> None:
     links = set(re.findall(r'(?:src|href)="(/static/[^"#]+)', page.text))
     assert any("charts" in link for link in links)
     for link in links:
-        total += len(client.get(link, headers={"Accept-Encoding": "gzip"}).data)
+        with client.get(link, headers={"Accept-Encoding": "gzip"}) as answer:
+            total += len(answer.data)
     assert total < FIRST_PAGE_BYTES, total
 
 

@@ -7,65 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.web import browser, loyalty_seed, seed
+from tests.web import addresses, browser, loyalty_seed, seed
 from tests.web.conftest import Shop
 from tests.web.test_assets import built
 
 pytestmark = pytest.mark.browser
-PAGES = (
-    "/",
-    "/members",
-    "/members/9",
-    "/segments",
-    "/segments/dormant-buyers",
-    "/segments/rfm",
-    "/segments/lifecycle",
-    "/segments/predictions",
-    "/segments/dormant-buyers/edit",
-    "/segments/lists",
-    "/segments/lists/new",
-    "/campaigns",
-    "/campaigns/spring-win-back",
-    "/campaigns/tea-week",
-    "/campaigns/draft-idea/edit",
-    "/loyalty",
-    "/loyalty/batches/1",
-    "/loyalty/batches/new",
-    "/loyalty/points",
-    "/loyalty/points/adjustments",
-    "/loyalty/points/sources",
-    "/loyalty/tiers",
-    "/channels",
-    "/channels/outbox",
-    "/channels/accounts",
-    "/channels/inbox",
-    "/channels/rules",
-    "/channels/snippets",
-    "/channels/words",
-    "/channels/templates/1/edit",
-    "/loyalty/promotions",
-    "/results",
-    "/results/experiments",
-    "/results/experiments/new",
-    "/results/tree",
-    "/results/watching",
-    "/results/watching/settings",
-    "/results/programme",
-    "/results/overlap",
-    "/results/attribution",
-    "/results/metrics",
-    "/results/plans",
-    "/results/plans/ask",
-    "/results/watching/campaigns/spring-win-back",
-    "/results/1",
-    "/settings",
-    "/settings/scoring",
-    "/settings/scoring/names",
-    "/settings/account",
-    "/settings/users",
-    "/settings/keys",
-    "/settings/audit",
-)
 
 
 @pytest.fixture
@@ -78,9 +24,9 @@ def chromium(shop: Shop) -> Iterator[tuple[Any, str]]:
 
 @pytest.mark.parametrize(("width", "language"), [(1440, "zh"), (390, "en")])
 def test_pages_break_no_policy_and_fit_their_width(
-    chromium: tuple[Any, str], width: int, language: str
+    chromium: tuple[Any, str], shop: Shop, width: int, language: str
 ) -> None:
-    _fits(chromium, PAGES, width, language)
+    _fits(chromium, tuple(addresses.browsed(shop)), width, language)
 
 
 @pytest.mark.parametrize(("width", "language"), [(1280, "zh"), (390, "en"), (390, "zh")])
@@ -91,10 +37,10 @@ def test_pages_of_loyalty_in_full_use_fit_their_width(
     _fits(chromium, (*loyalty_seed.PAGES, *public), width, language)
 
 
-def _fits(chromium: tuple[Any, str], addresses: tuple[str, ...], width: int, language: str) -> None:
+def _fits(chromium: tuple[Any, str], paths: tuple[str, ...], width: int, language: str) -> None:
     page = browser.open_page(*chromium, width=width, height=844, language=language)
     browser.log_in(page, "admin@example.com", seed.PASSWORD)
-    for address in addresses:
+    for address in paths:
         page.goto(address)
         if page.locator("[data-chart]:visible").count():
             page.wait_for_selector("[data-chart]:visible svg")

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.web import browser, loyalty_seed, seed
+from tests.web import addresses, browser, loyalty_seed, seed
 from tests.web.conftest import Shop
 from tests.web.test_assets import built
-from tests.web.test_browser import PAGES
 
 pytestmark = pytest.mark.browser
 
@@ -77,11 +76,13 @@ def chromium(shop: Shop) -> Iterator[tuple[Any, str]]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_can_be_read_and_controls_have_names(chromium: tuple[Any, str], scheme: str) -> None:
+def test_texts_can_be_read_and_controls_have_names(
+    chromium: tuple[Any, str], shop: Shop, scheme: str
+) -> None:
     page = browser.open_page(*chromium, width=1280, height=900, language="en")
     page.emulate_media(color_scheme=scheme)
     browser.log_in(page, "admin@example.com", seed.PASSWORD)
-    assert _wrong(page, PAGES) == {}
+    assert _wrong(page, tuple(addresses.browsed(shop))) == {}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -99,9 +100,9 @@ def test_loyalty_in_full_use_and_what_members_see_can_be_read(
     ), "a code is dark on white in both themes"
 
 
-def _wrong(page: Any, addresses: tuple[str, ...]) -> dict[str, list[str]]:
+def _wrong(page: Any, paths: tuple[str, ...]) -> dict[str, list[str]]:
     wrong: dict[str, list[str]] = {}
-    for address in addresses:
+    for address in paths:
         page.goto(address)
         found = [*page.evaluate(FAINT), *page.evaluate(NAMELESS), *page.evaluate(HEADLESS)]
         if found:

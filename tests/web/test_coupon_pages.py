@@ -66,6 +66,11 @@ def test_codes_of_a_file_come_in_and_go_out_under_audit(shop: Shop) -> None:
         assert session.scalars(sa.select(Coupon.code).where(Coupon.foreign)).all() == []
     load()
     assert "2 codes loaded" in browser.get(page).text
+    refused = browser.get(f"{page}/rejects.csv")
+    assert refused.text.splitlines() == ["line,reason,code,member_id", "3,The code is in line 2 too.,OLD1,"]
+    refused.close()
+    assert f'{page}/rejects.csv"' in browser.get(page).text
+    assert shop.client("analyst@example.com").get(f"{page}/rejects.csv").status_code == 403
     exported = browser.get(f"{page}/codes.csv")
     lines = exported.text.splitlines()
     assert lines[0] == "code,state,issued_at,valid_from,valid_until"
@@ -75,4 +80,8 @@ def test_codes_of_a_file_come_in_and_go_out_under_audit(shop: Shop) -> None:
             sa.select(AuditEntry.action).where(AuditEntry.object_type == "coupon_batch")
         ).all()
     assert {"import", "export"} <= set(actions)
+    right = (io.BytesIO(b"code\nold-3\n"), "codes.csv")
+    browser.post(f"{page}/import", {"file": right})
+    assert browser.get(f"{page}/rejects.csv").status_code == 404, "the newest file had no refused line"
+    assert "rejects.csv" not in browser.get(page).text
     assert shop.client("analyst@example.com").get(f"{page}/codes.csv").status_code == 403

@@ -15,7 +15,8 @@ from core.db import Database
 from core.models import Member, Preference
 from core.settings import Settings
 from core.warehouse.replica import mark
-from experiments import control
+from experiments import control, planning_shop
+from experiments.planning import Guardrail, Plan
 from segments.facts import open_engine
 from tests.conftest import count
 from tests.loyalty.data import NOW, add_members, put_order
@@ -152,7 +153,59 @@ def test_the_results_of_members_are_read_out_and_visitors_refused(
     assert found["converted"]["mean_control"] == 0.0
     assert 0.3 < found["converted"]["mean"] < 0.7
     assert "b" in answer["verdict"]
+    assert answer["verdicts"]["en"] == answer["verdict"]
+    assert (answer["advice"]["code"], answer["advice"]["arms"]) == ("send", ["b"])
+    assert answer["advice"]["en"].startswith("Send “b” to everyone: it brought ")
+    assert answer["advice"]["zh"].startswith("建议全量发送“b”：")
+    checks = {one["name"]: one["ok"] for one in answer["checks"]}
+    assert checks["srm"]
+    assert checks["windows_closed"]
+    assert answer["plan"] is None
+    assert answer["guardrails"] == []
     assert send("/page/results?window_days=x")[0] == 422
     assert send("/page/results?window_days=0")[0] == 422
     send("", {**PAGE, "name": "anybody", "unit": "visitor"})
     assert send("/anybody/results")[0] == 409
+
+
+def test_the_results_are_held_against_the_plan_that_was_frozen(
+    db: Database, settings: Settings, send: Send
+) -> None:
+    add_members(db, 300)
+    send("", PAGE)
+    plan = Plan(
+        "orders", 0, 0.1, None, "number", 0.05, 0.8, "control", {"control": 0.5, "b": 0.5}, 1_000, 28, "Go on.",
+        guardrails=(Guardrail("return_rate", 0, 0.1),),
+    )  # fmt: skip
+    with db.write() as session:
+        planning_shop.freeze(session, "page", plan, by="a@x", now=NOW)
+    send("/page", {"status": "running"})
+    given = send("/page/assign", {"units": [f"m{n}" for n in range(1, 301)]})[1]["units"]
+    with db.write() as session:
+        for number, one in enumerate(given, 1):
+            if one["arm"] == "b" or number % 2:
+                put_order(session, number, number, 5000 + number, at=NOW + timedelta(hours=1))
+        mark(session, "orders", [NOW])
+        mark(session, "members", [None])
+    Clock.now = NOW + timedelta(days=10)
+    try:
+        open_engine(settings).replica.sync(db)
+        answer = send("/page/results")[1]
+    finally:
+        Clock.now = NOW
+    held = answer["plan"]
+    assert (held["version"], held["after_start"], held["made_by"]) == (1, False, "a@x")
+    assert held["plan"]["metric"] == "orders"
+    assert {one["code"] for one in held["deviations"]} == {"read_early", "fewer_members"}
+    assert answer["readout"]["goal"] == "orders"
+    assert [(one["metric"], one["arm"]) for one in answer["guardrails"]] == [("return_rate", "b")]
+    assert answer["advice"]["en"].startswith("Preliminary: ")
+
+
+def test_the_schema_says_what_the_results_are(client: FlaskClient) -> None:
+    document = client.get("/openapi.json").get_json()
+    assert {"advice", "checks", "guardrails", "plan", "verdicts"} <= set(
+        document["components"]["schemas"]["ResultsOut"]["required"]
+    )
+    results = document["components"]["schemas"]["ResultsOut"]
+    assert "fewer_members" in str(results), "the codes of deviations"

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from channels import outbox
+from channels import circuit, outbox
 from channels.models import Account, BounceReport, ConsentEvent, Message, MessageEvent, Template
 from core.models import AuditEntry, Member
 from tests.web import seed
@@ -227,3 +227,25 @@ def test_the_accounts_page_names_servers_and_callback_addresses(shop: Shop) -> N
     assert "127.0.0.1:8025" in page
     assert "/callbacks/aliyun/" in page
     assert "/callbacks/aliyun/" not in shop.client("analyst@example.com").get("/channels/accounts").text
+
+
+def test_an_open_circuit_is_shown_and_an_admin_closes_it(shop: Shop) -> None:
+    client = shop.client()
+    assert "Circuit closed" in client.get("/channels/accounts").text
+    with shop.database.write() as session:
+        circuit.note(session, "email", circuit.Seen(), circuit.Verdict.FAILS, "refused by 10.1.2.3", seed.NOW)
+    page = client.get("/channels/accounts").text
+    for said in ("Circuit open", "refused by 10.1.2.3", "failures in a row: 1", "Close now"):
+        assert said in page
+    assert "Left alone" in client.get("/channels/outbox").text
+    path = "/channels/accounts/email/circuit/close"
+    marketer = shop.client("marketer@example.com")
+    assert "Close now" not in marketer.get("/channels/accounts").text
+    assert marketer.post(path).status_code == 403
+    assert client.post("/channels/accounts/pigeon/circuit/close").status_code == 404
+    assert client.post(path).status_code == 303
+    client.post(path)
+    with shop.database.read() as session:
+        assert session.get_one(Account, "email").circuit_failures == 0
+        entry = session.scalars(sa.select(AuditEntry).where(AuditEntry.action == "channel.close")).one()
+    assert (entry.object_id, entry.detail["reason"]) == ("email", "refused by 10.1.2.3")

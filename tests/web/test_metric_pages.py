@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from typing import Any
 
@@ -10,6 +12,7 @@ import sqlalchemy as sa
 
 from core.models import AuditEntry
 from experiments import catalogue, metrics
+from experiments.metric_where import AnyOf
 from experiments.metrics import Condition, MetricSpec
 from experiments.models import Metric
 from tests.web import seed
@@ -191,3 +194,61 @@ def test_an_archived_metric_is_offered_no_more_and_comes_back(shop: Shop) -> Non
     assert 'value="units"' in client.get("/results/plans/ask").text
     with shop.database.read() as session:
         assert [one.name for one in metrics.load(session, ["units"])] == ["units"]
+
+
+NESTED = {
+    "any": [
+        {"field": "status", "op": "=", "value": "paid"},
+        {"not": {"all": [{"field": "net_minor", "op": "<", "value": 500},
+                         {"field": "coupon_code", "op": "is_set"}]}},
+    ]
+}  # fmt: skip
+
+
+def test_a_nested_rule_is_opened_and_saved_without_loss(shop: Shop) -> None:
+    client = shop.client()
+    rule = {**GOOD, "match": "groups", "rule": json.dumps(NESTED)}
+    address = client.post("/results/metrics/new", rule).headers["Location"]
+    assert stored(shop, "big_orders").to_json()["where"] == NESTED
+    page = client.get(address).text
+    assert "status is “paid” or not (net revenue is below 500 and coupon code has a value)" in page
+    form = html.unescape(client.get(f"{address}/edit").text)
+    opened = re.search(r'<textarea[^>]*id="rule"[^>]*>(.*?)</textarea>', form, re.DOTALL)
+    assert opened is not None
+    assert json.loads(opened[1]) == NESTED
+    assert '<option value="groups" selected>' in form
+    sent = {**rule, "rule": opened[1]}
+    assert client.post(f"{address}/edit", sent).status_code == 303
+    with shop.database.read() as session:
+        assert catalogue.by_name(session, "big_orders").version == 1, "nothing has changed"
+
+
+def test_the_list_also_holds_conditions_of_which_one_is_enough(shop: Shop) -> None:
+    client = shop.client()
+    address = client.post("/results/metrics/new", {**GOOD, "match": "any"}).headers["Location"]
+    assert stored(shop, "big_orders").where == (AnyOf(SPEC.where),)
+    form = client.get(f"{address}/edit").text
+    assert '<option value="any" selected>' in form
+    assert 'value="paid, shipped"' in form
+    answer = client.post("/results/metrics/new", {**GOOD, "name": "x", "match": "any", "where-2-op": "like"})
+    found = re.search(r'id="where-2-op-error".*?</span></span>', answer.text, re.DOTALL)
+    assert found is not None
+    assert "There is no “like”" in found.group(0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("", "The rule is empty."),
+        ("{", "This is not JSON"),
+        ('{"any": []}', "where.any: a group needs at least one condition."),
+        ('{"not": {"field": "member", "op": "=", "value": 1}}', "where.not.field: “orders” has no column"),
+    ],
+)
+def test_a_rule_that_is_none_comes_back_as_it_was_typed(shop: Shop, rule: str, text: str) -> None:
+    answer = shop.client().post("/results/metrics/new", {**GOOD, "match": "groups", "rule": rule})
+    assert answer.status_code == 422
+    found = re.search(r'id="rule-error".*?</span></span>', answer.text, re.DOTALL)
+    assert found is not None
+    assert text in html.unescape(found.group(0))
+    assert f">\n{html.escape(rule).replace('&quot;', '&#34;')}</textarea>" in answer.text

@@ -9,124 +9,17 @@ from zoneinfo import ZoneInfo
 import pytest
 import sqlalchemy as sa
 
-from channels.models import Message
 from core.imports import load_rows, numbered
 from core.models import AuditEntry
-from experiments.models import Readout
-from tests.web import loyalty_seed, seed
+from tests.web import addresses, loyalty_seed, seed
 from tests.web.conftest import Shop
 from web.queries import overview
-
-ADDRESSES = (
-    "/",
-    "/members",
-    "/members?page=2",
-    "/search?q=M0007",
-    "/search?q=nobody",
-    "/segments",
-    "/segments?archived=1",
-    "/segments/rfm",
-    "/segments/lifecycle",
-    "/segments/predictions",
-    "/segments/lifecycle?days=90",
-    "/segments/new",
-    "/segments/lists",
-    "/segments/lists?archived=1",
-    "/segments/lists/new",
-    "/campaigns",
-    "/campaigns?state=draft",
-    "/campaigns/new",
-    "/loyalty",
-    "/loyalty?archived=1",
-    "/loyalty/batches/new",
-    "/loyalty/points",
-    "/loyalty/points/adjustments",
-    "/loyalty/points/sources",
-    "/loyalty/tiers",
-    "/loyalty/promotions",
-    "/loyalty/promotions/new",
-    "/loyalty/promotions/try",
-    "/loyalty/calendar",
-    "/loyalty/calendar?months=12&q=nothing",
-    "/loyalty/review",
-    "/loyalty/review/rules",
-    "/loyalty/referrals",
-    "/loyalty/referrals/programs/new",
-    "/loyalty/groups",
-    "/loyalty/groups/new",
-    "/loyalty/reminders",
-    "/channels",
-    "/channels?archived=1",
-    "/channels/templates/new/email",
-    "/channels/templates/new/sms",
-    "/channels/templates/new/wechat",
-    "/channels/outbox",
-    "/channels/outbox?state=failed&channel=email",
-    "/channels/accounts",
-    "/channels/rules",
-    "/channels/inbox",
-    "/results",
-    "/results/experiments",
-    "/results/experiments?kind=campaign",
-    "/results/experiments/new",
-    "/results/tree",
-    "/results/tree?against=year&by=stage&node=conversion",
-    "/results/watching",
-    "/results/watching/settings",
-    "/results/programme",
-    "/results/overlap",
-    "/results/attribution",
-    "/results/metrics",
-    "/results/plans",
-    "/results/plans/ask",
-    "/settings",
-    "/settings/scoring",
-    "/settings/scoring/names",
-    "/settings/account",
-    "/settings/users",
-    "/settings/keys",
-    "/settings/audit",
-    "/settings/audit?type=campaign",
-)
-OBJECTS = (
-    "/members/{member}",
-    "/segments/dormant-buyers",
-    "/segments/dormant-buyers/edit",
-    "/campaigns/spring-win-back",
-    "/campaigns/tea-week",
-    "/campaigns/draft-idea",
-    "/campaigns/draft-idea/edit",
-    "/campaigns/tea-week/simulation",
-    "/campaigns/tea-week/preview?member=M0003",
-    "/campaigns/tea-week/preview?member=nobody",
-    "/campaigns/spring-win-back/runs/1",
-    "/campaigns/spring-win-back/runs/1?reason=holdout",
-    "/loyalty/batches/1",
-    "/loyalty/batches/1?state=redeemed",
-    "/channels/templates/1",
-    "/channels/templates/1/edit",
-    "/channels/templates/1/preview.html?language=en",
-    "/channels/templates/2",
-    "/channels/outbox/{message}",
-    "/results/{readout}",
-    "/results/watching/campaigns/spring-win-back",
-)
-
-
-def addresses_of(shop: Shop) -> list[str]:
-    with shop.database.read() as session:
-        ids = {
-            "message": session.scalar(sa.select(sa.func.min(Message.id))),
-            "readout": session.scalar(sa.select(sa.func.min(Readout.id))),
-            "member": seed.member_with_a_decision(shop.database),
-        }
-    return [*ADDRESSES, *(address.format(**ids) for address in OBJECTS)]
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_page_of_a_seeded_shop_renders(any_shop: Shop, language: str) -> None:
     client = any_shop.client(language=language)
-    for address in addresses_of(any_shop):
+    for address in addresses.every(any_shop):
         page = client.get(address)
         assert page.status_code == 200, address
         if not address.endswith("preview.html?language=en"):
@@ -182,7 +75,7 @@ def test_large_sales_without_their_notice_are_marked(shop: Shop) -> None:
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_list_of_an_empty_shop_renders_and_says_what_to_do(empty_shop: Shop, language: str) -> None:
     client = empty_shop.client(language=language)
-    for address in ADDRESSES:
+    for address in addresses.EVERYWHERE:
         assert client.get(address).status_code == 200, address
     if language == "en":
         assert "Bring your shop in first" in client.get("/").text
@@ -224,7 +117,7 @@ def test_every_chart_has_its_figures_in_a_table_with_headers(any_shop: Shop) -> 
 
 def test_no_page_has_inline_scripts_or_styles(any_shop: Shop) -> None:
     client = any_shop.client()
-    for address in addresses_of(any_shop):
+    for address in addresses.every(any_shop):
         if "preview.html" in address:
             continue
         page = client.get(address)
@@ -314,7 +207,7 @@ def test_pages_cost_a_bounded_number_of_queries(shop: Shop) -> None:
     queries: list[str] = []
     sa.event.listen(shop.database.engine, "before_cursor_execute", lambda *args: queries.append(args[2]))
     most: dict[str, int] = {}
-    for address in addresses_of(shop):
+    for address in addresses.every(shop):
         if "simulation" in address:
             continue
         queries.clear()

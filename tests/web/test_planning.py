@@ -12,10 +12,12 @@ import sqlalchemy as sa
 from flask import render_template
 
 from campaigns import campaigns, planning
-from experiments import outlook
+from core.models import Member
+from experiments import assignment, experiments, outlook
 from experiments import planning as plans
 from experiments.models import ExperimentPlan
 from experiments.planning import Plan
+from segments.evaluate import EVERYBODY
 from segments.facts import open_engine
 from tests.web import seed
 from tests.web.conftest import Shop
@@ -131,6 +133,41 @@ def test_a_plan_is_frozen_with_its_numbers_and_the_campaign_follows(shop: Shop) 
     assert "Plan: <a" in client.get("/results/metrics").text
 
 
+def test_a_plan_names_what_is_also_shown_and_its_n_star(shop: Shop) -> None:
+    client = shop.client()
+    form = client.get("/results/plans/campaigns/draft-idea/freeze").text
+    assert re.search(r'name="tuning"[^>]* value="5000"', form), "as read-outs use it"
+    wish = {**WISH, "tuning": "20000", "also": ["order_value", "revenue", "units"]}
+    answer = client.post("/results/plans/campaigns/draft-idea/freeze", wish)
+    assert answer.status_code == 303
+    plan = plans.from_json(plan_rows(shop)[0].plan)
+    assert plan.tuning == 20_000
+    assert [one.metric for one in plan.also] == ["order_value", "units"], "the goal is shown anyway"
+    page = client.get(answer.headers["Location"]).text
+    assert "Average order value, Units" in page
+    assert "<dt>N*</dt><dd>20,000</dd>" in page
+    for change, field in (({"tuning": "3"}, "tuning"), ({"tuning": "many"}, "tuning")):
+        refused = client.post("/results/plans/campaigns/draft-idea/freeze", {**WISH, **change})
+        assert refused.status_code == 422
+        assert f'id="{field}-error"' in refused.text
+    unknown = client.post("/results/plans/campaigns/draft-idea/freeze", {**WISH, "also": ["nothing"]})
+    assert unknown.status_code == 422
+    assert len(plan_rows(shop)) == 1
+
+
+def test_retention_is_planned_for_days_that_reach_its_own(shop: Shop) -> None:
+    client = shop.client()
+    wish = {**WISH, "metric": "repurchase"}
+    refused = client.post("/results/plans/campaigns/draft-idea/freeze", wish)
+    assert refused.status_code == 422
+    assert "This goal is known 60 days after the decision" in refused.text
+    answer = client.post("/results/plans/campaigns/draft-idea/freeze", {**wish, "days": "60"})
+    assert answer.status_code == 303
+    plan = plans.from_json(plan_rows(shop)[0].plan)
+    assert (plan.metric, plan.unit, plan.duration_days) == ("repurchase", "share", 60)
+    assert 0 < plan.baseline["mean"] < 1
+
+
 def test_a_mistake_in_a_plan_stands_beside_its_field(shop: Shop) -> None:
     client = shop.client()
     for change, field in (
@@ -216,3 +253,117 @@ def test_an_empty_shop_is_told_what_plans_are(empty_shop: Shop) -> None:
     part = client.get("/results/plans/answer", headers=HTMX)
     assert part.status_code == 200
     assert "fewer than two members" in part.text
+
+
+SHOP_WISH = {**WISH, "segment": "", "holdout": "40", "days": "14", "reach": "50", "apply": "1"}
+
+
+def an_experiment(shop: Shop, **more: Any) -> int:
+    arms = (("control", 0.5), ("one", 0.25), ("two", 0.25))
+    with shop.database.write() as session:
+        new = experiments.NewExperiment("free-shipping", arms, "control", **more)
+        return experiments.create(session, new, seed.NOW, by="a@x").id
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_an_experiment_of_the_shops_is_planned_by_the_same_grid(shop: Shop, language: str) -> None:
+    number = an_experiment(shop, coverage=0.2)
+    client = shop.client(language=language)
+    assert "/results/plans/ask?experiment=free-shipping" in client.get(f"/results/experiments/{number}").text
+    page = client.get("/results/plans/ask?experiment=free-shipping&segment=dormant-buyers").text
+    assert re.search(r'name="reach" value="19"', page), "20 % are covered, less 5 % of the global control"
+    part = client.get("/results/plans/answer?experiment=free-shipping&segment=dormant-buyers", headers=HTMX)
+    link = re.search(
+        r'href="(/results/plans/experiments/free-shipping/freeze\?[^"]*holdout=30[^"]*)"', part.text
+    )
+    assert link is not None
+    form = client.get(link.group(1).replace("&amp;", "&")).text
+    assert re.search(r'name="holdout"[^>]* value="30"', form)
+    assert '<option value="dormant-buyers" selected>' in form
+
+
+def test_an_experiments_plan_is_frozen_before_it_starts_and_gives_the_draft_its_weights(shop: Shop) -> None:
+    number, client = an_experiment(shop), shop.client()
+    address = "/results/plans/experiments/free-shipping/freeze"
+    answer = client.post(address, SHOP_WISH)
+    assert answer.status_code == 303
+    (row,) = plan_rows(shop)
+    plan = plans.from_json(row.plan)
+    assert (row.subject, row.version, row.after_start) == ("experiment:free-shipping", 1, False)
+    assert plan.control == "control"
+    assert plan.arms == pytest.approx({"control": 0.4, "one": 0.3, "two": 0.3})
+    assert plan.members == round(plan.baseline["n"] * 0.5)
+    with shop.database.read() as session:
+        past = planning.history(
+            session, open_engine(shop.settings), shop.settings, EVERYBODY, (),
+            outlook_spec(shop), seed.NOW, [14],
+        )  # fmt: skip
+    (option,) = outlook.options(outlook_spec(shop), past, outlook.Terms(reach=0.5, arm_share=0.5), [0.4])
+    assert plan.mde == option.mde
+    page = client.get(f"/results/experiments/{number}").text
+    assert '<td class="num">40%</td>' in page
+    assert f"/results/plans/{row.id}" in page
+    with shop.database.write() as session:
+        experiments.change(session, "free-shipping", status="running", by="a@x", now=seed.NOW)
+    refused = client.post(address, SHOP_WISH)
+    assert refused.status_code == 422
+    assert "The experiment has started" in refused.text
+    assert client.post(address, {**SHOP_WISH, "apply": "", "days": "7"}).status_code == 303
+    assert [one.after_start for one in plan_rows(shop)] == [False, True]
+    assert "binds" in client.get(f"/results/plans/{row.id}").text
+
+
+def test_a_read_out_of_the_shops_experiment_is_held_against_its_plan(shop: Shop) -> None:
+    number, client = an_experiment(shop), shop.client()
+    client.post("/results/plans/experiments/free-shipping/freeze", SHOP_WISH)
+    with shop.database.write() as session:
+        experiments.change(session, "free-shipping", status="running", by="a@x", now=seed.NOW)
+        members = list(session.scalars(sa.select(Member.id).order_by(Member.id)))
+        arms = ("control", "control", "one", "one", "two")
+        rows = [(one, arms[at % 5], seed.NOW - timedelta(days=20)) for at, one in enumerate(members)]
+        assignment.store_assignments(session, number, rows)
+    assert client.post(f"/results/experiments/{number}/measure").status_code == 303
+    (row,) = plan_rows(shop)
+    page = client.get(f"/results/plans/{row.id}").text
+    held = page.split("Held against the newest read-out")[1]
+    assert "Another split" in held
+    assert "Read early" not in held
+    assert "Orders" in held, "the planned guardrail"
+
+
+def test_visitors_and_bandits_have_nothing_to_plan(shop: Shop) -> None:
+    number = an_experiment(shop, unit="visitor")
+    assert "/results/plans/ask?experiment" not in shop.client().get(f"/results/experiments/{number}").text
+    assert shop.client().get("/results/plans/ask?experiment=free-shipping").status_code == 409
+
+
+def test_a_draft_is_changed_until_it_starts(shop: Shop) -> None:
+    number, client = an_experiment(shop, about="Before"), shop.client()
+    address = f"/results/experiments/{number}/edit"
+    client.post("/results/plans/experiments/free-shipping/freeze", {**SHOP_WISH, "apply": ""})
+    form = client.get(address).text
+    assert re.search(r'name="arm-1-weight"[^>]* value="25"', form)
+    sent = {
+        "name": "ignored", "unit": "member", "about": "After", "allocation": "fixed", "hash_version": "2",
+        "arm-0-name": "control", "arm-0-weight": "20", "arm-1-name": "new", "arm-1-weight": "80",
+        "coverage": "30", "layer": "checkout", "layer_low": "0", "layer_high": "50",
+        "ends_at": "2036-01-01T00:00",
+    }  # fmt: skip
+    assert client.post(address, {**sent, "arm-1-weight": "70"}).status_code == 422
+    assert client.post(address, sent).status_code == 303
+    with shop.database.read() as session:
+        row = experiments.by_name(session, "free-shipping")
+        assert (row.arms, row.coverage, row.about, row.layer, row.version) == (
+            [{"name": "control", "weight": 0.2}, {"name": "new", "weight": 0.8}], 0.3, "After", "checkout", 2,
+        )  # fmt: skip
+        salt = row.salt
+    page = client.get(f"/results/experiments/{number}").text
+    assert "not those that were planned; plan it anew" in page
+    assert client.post(address, sent).status_code == 303
+    with shop.database.write() as session:
+        row = experiments.change(session, "free-shipping", status="running", by="a@x", now=seed.NOW)
+        assert (row.version, row.salt) == (3, salt), "the same again changed nothing"
+    refused = client.post(address, {**sent, "coverage": "90"})
+    assert refused.status_code == 422
+    assert "has started, so its arms stay" in refused.text
+    assert client.get(address).status_code == 303

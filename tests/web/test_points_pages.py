@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
 from core.models import Member
-from loyalty import adjustments, earn_events, multipliers, point_transfers, point_value, points
+from loyalty import (
+    adjustments,
+    earn_events,
+    multipliers,
+    point_transfers,
+    point_value,
+    points,
+    segment_members,
+)
 from loyalty.earn_rules import load_rule
 from loyalty.models import PointsAdjustment
 from loyalty.tiers import review, store
 from tests.conftest import count
 from tests.web import seed
 from tests.web.conftest import Browser, Shop
+from web.queries import segments as segment_queries
 
 RULE = {"points_per_unit": "2", "pending_days": "3", "expires": "year_end", "expiry_years": "1"}
 LADDER = {
@@ -50,13 +60,21 @@ def test_the_rule_of_orders_is_saved_whole_and_mistakes_stay_in_the_form(shop: S
 
 def test_worth_and_transfers_are_saved(shop: Shop) -> None:
     client = shop.client()
-    form = {"point_value": "0.5", "limit": "10", "per_day": "200", "transfers": "1"}
+    assert 'value="0.01"' in client.get("/loyalty/points").text
+    form = {"point_value": "0.005", "limit": "10", "per_day": "200", "transfers": "1"}
     assert client.post("/loyalty/points/money", form).status_code == 303
     with shop.database.read() as session:
         assert point_value.load_text(session) == "0.5"
         assert adjustments.limit(session) == 10
         assert point_transfers.load(session) == point_transfers.TransferRule(True, 200)
-    assert client.post("/loyalty/points/money", {**form, "point_value": "0"}).status_code == 422
+    assert 'value="0.005"' in client.get("/loyalty/points").text
+    for wrong in ("0", "-1", "x", "1e2", "nan", "20000", "0.0000000000000000000001"):
+        answer = client.post("/loyalty/points/money", {**form, "point_value": wrong})
+        assert answer.status_code == 422
+        assert "point_value-error" in answer.text
+        assert f'value="{wrong}"' in answer.text
+    with shop.database.read() as session:
+        assert point_value.load_text(session) == "0.5"
 
 
 def test_the_liability_is_drawn_and_exported(shop: Shop) -> None:
@@ -107,13 +125,50 @@ def test_multipliers_and_event_rules_are_made_and_archived(shop: Shop) -> None:
     event = {"event_name": "reviews", "kind": "review", "event_points": "20", "per_day": "1"}
     assert client.post("/loyalty/points/events", event).status_code == 303
     assert client.post("/loyalty/points/events", {**event, "event_points": "0"}).status_code == 422
+    dated = {**event, "event_name": "spring", "event_starts_at": "2026-03-05T00:00"}
+    wrong = client.post("/loyalty/points/events", {**dated, "event_ends_at": "2026-03-04T00:00"})
+    assert wrong.status_code == 422
+    assert "event_ends_at-error" in wrong.text
+    assert (
+        client.post("/loyalty/points/events", {**dated, "event_ends_at": "2026-03-06T12:00"}).status_code
+        == 303
+    )
+    with shop.database.read() as session:
+        spring = next(one for one in earn_events.listed(session) if one.name == "spring")
+    assert spring.starts_at == datetime(2026, 3, 4, 16, tzinfo=UTC)
+    assert spring.ends_at == datetime(2026, 3, 6, 4, tzinfo=UTC)
     page = client.get("/loyalty/points/sources").text
     assert "× 2" in page
     assert "reviews" in page
-    for what, name in (("multiplier", "double"), ("event", "reviews")):
+    for what, name in (("multiplier", "double"), ("event", "reviews"), ("event", "spring")):
         client.post("/loyalty/points/sources/archive", {"what": what, "name": name})
     with shop.database.read() as session:
         assert list(multipliers.listed(session)) == list(earn_events.listed(session)) == []
+
+
+def test_segments_multiply_and_their_members_are_brought_when_the_form_is_saved(shop: Shop) -> None:
+    client = shop.client()
+    with shop.database.read() as session:
+        name, members = next((one.name, one.count) for one in segment_queries.rows(session) if one.count)
+    for wrong in (f"{name} = x", "nobody = 2", "= 2"):
+        answer = client.post("/loyalty/points", {**RULE, "segment_times": wrong})
+        assert answer.status_code == 422
+        assert "segment_times-error" in answer.text
+    assert client.post("/loyalty/points", {**RULE, "segment_times": f"{name} = 2"}).status_code == 303
+    with shop.database.read() as session:
+        assert dict(load_rule(session).segment_times) == {name: "2"}
+        assert segment_members.counts(session) == {name: members}
+    page = client.get("/loyalty/points").text
+    assert f"{name} = 2" in page
+    assert f"{name}: {members} members" in page
+    assert client.post("/loyalty/points", RULE).status_code == 303
+    assert count(shop.database, "points_segment_members") == 0
+    form = {"name": "vip", "times": "3", "starts_at": "2026-03-01T00:00", "ends_at": "2026-03-03T00:00"}
+    assert client.post("/loyalty/points/multipliers", {**form, "segments": "nobody"}).status_code == 422
+    assert client.post("/loyalty/points/multipliers", {**form, "segments": name}).status_code == 303
+    with shop.database.read() as session:
+        assert [one.segments for one in multipliers.listed(session)] == [[name]]
+        assert segment_members.counts(session) == {name: members}
 
 
 def test_a_ladder_is_simulated_before_it_is_saved(shop: Shop) -> None:

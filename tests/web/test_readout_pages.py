@@ -74,11 +74,25 @@ def test_the_page_speaks_chinese_in_its_sentences(shop: Shop, kept: int) -> None
     assert "；“A”亏损。" in text
 
 
+def test_a_refusal_within_the_advice_speaks_the_readers_language(shop: Shop, kept: int) -> None:
+    with shop.database.write() as session:
+        row = session.get_one(Readout, kept)
+        refused = "No member differs from another in either arm: there is nothing to test."
+        empty = dict.fromkeys(("absolute", "relative", "incremental_total", "adjusted", "always_valid"))
+        rows = [{**one, **empty, "refused": refused} for one in row.result["results"]]
+        row.result = {**row.result, "results": rows}
+    assert f"No recommendation yet: {refused}" in text_of(shop.client().get(f"/results/{kept}"))
+    text = text_of(shop.client(language="zh").get(f"/results/{kept}"))
+    assert "暂不建议：" in text
+    assert "No member differs" not in text
+    assert "No member differs" not in text_of(shop.client(language="zh").get("/campaigns/spring-win-back"))
+
+
 def test_a_read_out_of_before_still_opens(shop: Shop) -> None:
     with shop.database.write() as session:
         row = session.scalars(sa.select(Readout).order_by(Readout.id)).first()
         assert row is not None
-        new = {"method", "tuning", "looks", "covariate_days", "timeline", "dimensions"}
+        new = {"goal", "measures", "method", "tuning", "looks", "covariate_days", "timeline", "dimensions"}
         result = {name: value for name, value in row.result.items() if name not in new}
         old = {"metric", "arm", "control", "n", "n_control", "mean_control", "mean", "absolute", "relative",
                "incremental_total", "refused"}  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -123,14 +124,92 @@ def test_who_may_only_look_decides_nothing(shop: Shop) -> None:
 
 def test_the_rules_are_changed_as_json_and_wrong_ones_refused(shop: Shop) -> None:
     admin = shop.client()
-    assert "claim_per_device" in admin.get("/loyalty/review/rules").text
+    assert "claim_per_device" in admin.get("/loyalty/review/rules?as=json").text
     wrong = {"velocity": [{"name": "x", "action": "buy", "kind": "ip", "limit": 1, "window_s": 60}]}
     for text in ("{", json.dumps(wrong)):
-        assert admin.post("/loyalty/review/rules", {"rules": text}).status_code == 422
+        answer = admin.post("/loyalty/review/rules", {"rules": text})
+        assert answer.status_code == 422
+        assert "rules-error" in answer.text
     right = Rules((Velocity("x", "claim", "ip", 1, 60),), ())
     assert admin.post("/loyalty/review/rules", {"rules": json.dumps(asdict(right))}).status_code == 303
     with shop.database.read() as session:
         assert rules.load_rules(session) == right
+
+
+def fields_of(page: str) -> dict[str, str]:
+    """What the form of the page would send."""
+    fields = dict(
+        re.findall(r'<input class="form-control" id="[^"]+" name="([^"]+)"[^>]*?value="([^"]*)"', page)
+    )
+    for name, options in re.findall(
+        r'<select class="form-select" id="[^"]+" name="([^"]+)".*?>(.*?)</select>', page, re.S
+    ):
+        chosen = re.findall(r'value="([^"]*)" selected', options) or re.findall(r'value="([^"]*)"', options)
+        fields[name] = chosen[0]
+    return fields
+
+
+def test_the_rules_form_sent_back_as_it_came_changes_nothing(shop: Shop) -> None:
+    admin = shop.client()
+    fields = fields_of(admin.get("/loyalty/review/rules").text)
+    assert (fields["velocity-0-name"], fields["velocity-0-window_s"]) == ("claim_per_member", "1")
+    assert (fields["shared-0-window_s"], fields["shared-0-window_s_unit"]) == ("30", "86400")
+    assert admin.post("/loyalty/review/rules", fields).status_code == 303
+    with shop.database.read() as session:
+        assert rules.load_rules(session) == rules.DEFAULTS
+
+
+def test_rules_are_changed_added_and_removed_in_the_form(shop: Shop) -> None:
+    admin = shop.client()
+    fields = fields_of(admin.get("/loyalty/review/rules").text)
+    last = len(rules.DEFAULTS.velocity)
+    fields |= {
+        "velocity-0-limit": "7", "velocity-0-window_s": "90", "velocity-0-window_s_unit": "60",
+        "velocity-1-remove": "1", f"velocity-{last}-name": "mine", f"velocity-{last}-action": "group",
+        f"velocity-{last}-kind": "ip", f"velocity-{last}-limit": "2", f"velocity-{last}-window_s": "3",
+        f"velocity-{last}-window_s_unit": "3600", f"velocity-{last}-verdict": "block",
+        "guessing-0-limit": "4", "guessing-0-longest_s": "2", "guessing-0-longest_s_unit": "86400",
+    }  # fmt: skip
+    assert admin.post("/loyalty/review/rules", fields).status_code == 303
+    with shop.database.read() as session:
+        stored = rules.load_rules(session)
+    kept = (Velocity("claim_per_member", "claim", "member", 7, 5400), *rules.DEFAULTS.velocity[2:])
+    assert stored.velocity == (*kept, Velocity("mine", "group", "ip", 2, 10_800, "block"))
+    assert stored.shared == rules.DEFAULTS.shared
+    assert (stored.guessing.limit, stored.guessing.longest_s) == (4, 172_800)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("velocity-0-limit", "x"),
+        ("velocity-0-name", ""),
+        ("velocity-2-kind", "shoe"),
+        ("velocity-0-action", "buy"),
+        ("velocity-0-window_s", "91"),
+        ("shared-0-kind", "ip"),
+        ("shared-1-window_s", ""),
+        ("guessing-0-limit", "1001"),
+        ("guessing-0-first_s", "100000"),
+    ],
+)
+def test_a_mistake_in_the_rules_form_stands_beside_its_field(shop: Shop, name: str, value: str) -> None:
+    admin = shop.client()
+    fields = fields_of(admin.get("/loyalty/review/rules").text)
+    answer = admin.post("/loyalty/review/rules", {**fields, name: value, "velocity-1-limit": "77"})
+    assert answer.status_code == 422
+    assert f'id="{name}-error"' in answer.text
+    assert 'value="77"' in answer.text
+    with shop.database.read() as session:
+        assert rules.load_rules(session) == rules.DEFAULTS
+
+
+def test_two_rules_of_one_name_are_refused(shop: Shop) -> None:
+    admin = shop.client()
+    fields = fields_of(admin.get("/loyalty/review/rules").text)
+    answer = admin.post("/loyalty/review/rules", {**fields, "velocity-1-name": "claim_per_member"})
+    assert answer.status_code == 422
+    assert "give each its own name" in answer.text
 
 
 def test_a_hit_that_is_not_there_is_not_found(shop: Shop) -> None:

@@ -173,6 +173,37 @@ def test_a_test_message_is_queued_audited_and_limited(shop: Shop) -> None:
     assert "not an e-mail address" in answer.text
 
 
+def test_a_test_of_what_is_typed_is_sent_unsaved(shop: Shop) -> None:
+    client = shop.client("marketer@example.com")
+    assert "try-form" in client.get("/channels/templates/1/edit").text
+    before = count(shop, TemplateContent)
+    typed = {**MAIL, "address": "marketer@example.com", "en.subject": "Only typed {{ member.name }}"}
+    page = client.post("/channels/templates/1/draft/test", typed).text
+    message = one(shop, sa.select(Message).where(Message.source_kind == "test"))
+    assert f"/channels/outbox/{message.id}" in page
+    shown = client.get(f"/channels/outbox/{message.id}").text
+    assert "Only typed Alex Sample" in shown
+    assert "not saved" in shown
+    assert count(shop, TemplateContent) == before
+    assert one(shop, sa.select(AuditEntry).where(AuditEntry.action == "test")).detail["draft"] is True
+    new = client.post("/channels/templates/new/email/test", {**typed, "name": ""}).text
+    assert "Queued" in new
+    assert count(shop, sa.select(Message).where(Message.source_kind == "test").subquery()) == 2
+    assert "huiliu-unsaved" not in client.get("/channels?archived=1").text
+
+
+def test_a_test_of_what_is_typed_says_what_is_wrong_and_sends_nothing(shop: Shop) -> None:
+    client = shop.client("marketer@example.com")
+    typed = {**MAIL, "address": "marketer@example.com"}
+    path = "/channels/templates/1/draft/test"
+    assert "is-bad" in client.post(path, {**typed, "en.html": "<p>{{ nobody.knows }}</p>"}).text
+    assert "not an e-mail address" in client.post(path, {**typed, "address": "nobody"}).text
+    assert "Nothing is written" in client.post(path, {**typed, "preview": "fr"}).text
+    assert client.post("/channels/templates/new/pigeon/test", typed).status_code == 404
+    assert shop.client("analyst@example.com").post(path, typed).status_code == 403
+    assert count(shop, sa.select(Message).where(Message.source_kind == "test").subquery()) == 0
+
+
 def test_a_version_shows_what_changed_and_an_old_one_is_restored_as_a_new_one(shop: Shop) -> None:
     client = shop.client()
     client.post("/channels/templates/1/edit", {"en.subject": "Second", "en.html": f"<p>Two</p>{LEAVE}"})

@@ -210,6 +210,11 @@ def test_the_commands_answer_in_json(shop: Shop, monkeypatch: pytest.MonkeyPatch
     assert (value["week"], value["basis"]) == (LAST.isoformat(), "visits")
     assert sum(value["change"]["parts"].values()) == pytest.approx(value["change"]["gmv"])
     assert CliRunner().invoke(main, ["tree", "--week", "2026-02-24"]).exit_code == 1
-    assert "Week from" in CliRunner().invoke(main, ["tree", "--week", LAST.isoformat()]).output
+    table = CliRunner().invoke(main, ["tree", "--week", LAST.isoformat()]).output
+    assert "Week from" in table
+    assert "money in CNY" in table
+    assert "→" in table
+    assert "¥" in next(line for line in table.splitlines() if line.startswith("gmv "))
+    assert "%" in next(line for line in table.splitlines() if line.startswith("conversion "))
     done = CliRunner().invoke(main, ["campaigns", "watch", "--json"])
     assert set(json.loads(done.output)["campaigns"]) == {"spring-win-back"}

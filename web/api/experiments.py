@@ -9,27 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from apiflask import APIBlueprint
-from flask import request
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from campaigns.plan import control
 from core.db import Database, among
-from core.errors import InvalidInput
 from core.models import Member
 from core.settings import Settings
-from core.warehouse.engine import DuckEngine
 from experiments import control as programme
-from experiments import experiments, readout
+from experiments import experiments
 from experiments.experiments import MAX_UNITS, Given
 from experiments.models import Experiment
-from segments.facts import open_engine
 from web.api import keys, schemas
+from web.api.experiment_results import add_results
 from web.api.guard import Guard
 
 ACTOR = "api"
@@ -128,14 +124,6 @@ class AssignOut(BaseModel):
     logged: int = Field(description="Exposures that were new")
 
 
-class ResultsOut(BaseModel):
-    experiment: str
-    window_days: int
-    ok: bool = Field(description="Whether every check holds; do not trust the results otherwise")
-    verdict: str
-    readout: dict[str, Any] = Field(description="Checks, and every metric and arm with its interval")
-
-
 def add_experiments(
     blueprint: APIBlueprint,
     guard: Guard,
@@ -146,7 +134,7 @@ def add_experiments(
     """Make, change, look at an experiment; ask for arms; read it out."""
     _add_making(blueprint, guard, database, clock)
     _add_assigning(blueprint, guard, database, clock)
-    _add_results(blueprint, guard, database, settings, clock)
+    add_results(blueprint, guard, database, settings, clock)
 
 
 def _add_making(
@@ -214,43 +202,6 @@ def _add_assigning(
                 given = experiments.keep_stored(session, row, given, members)
         units = [asdict(one) for one in given]
         return {"experiment": name, "version": row.version, "units": units, "logged": logged}
-
-
-def _add_results(
-    blueprint: APIBlueprint,
-    guard: Guard,
-    database: Database,
-    settings: Settings,
-    clock: Callable[[], datetime],
-) -> None:
-    @lru_cache(maxsize=1)
-    def engine() -> DuckEngine:
-        return open_engine(settings)
-
-    @blueprint.get("/experiments/<name>/results")
-    @guard(blueprint, keys.READ)
-    @blueprint.output(ResultsOut)
-    @blueprint.doc(
-        summary="What the arms of an experiment on members brought",
-        description="`?window_days=` (30) counts from each member's first exposure. Of the replica as the "
-        "last refresh left it.",
-    )
-    def show_results(name: str) -> dict[str, Any]:
-        text = request.args.get("window_days", "30")
-        if not text.isdecimal() or len(text) > 4:
-            raise InvalidInput("window_days is a whole number of days.", "window_days")
-        days = int(text)
-        with database.read() as session:
-            found = experiments.read(
-                session, engine(), name, window_days=days, as_of=clock(), currency=settings.shop_currency
-            )
-        return {
-            "experiment": name,
-            "window_days": days,
-            "ok": found.ok,
-            "verdict": readout.verdict(found, "en"),
-            "readout": readout.to_json(found),
-        }
 
 
 def answer(

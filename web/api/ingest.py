@@ -1,4 +1,4 @@
-"""Endpoints that take the shop's data in: members, products, orders, events."""
+"""Endpoints that take the shop's data in: members, products, orders, events; sign-ups are watched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from channels import optin
 from core import imports
 from core.db import Database
 from core.settings import Settings
-from web.api import keys, schemas
+from web.api import keys, schemas, sign_ups
 from web.api.guard import Guard
 
 KINDS = ("members", "products", "orders", "events")
@@ -34,10 +34,12 @@ def add_imports(
             summary=f"Import {kind}",
             description=f"At most {schemas.MAX_ROWS} rows, with the columns of `huiliu import {kind}`. "
             "Rows that break a rule are answered with their reason; the others load. "
-            "The same rows again change nothing.",
+            "The same rows again change nothing." + sign_ups.DESCRIPTIONS.get(kind, ""),
         )
         def view(body: schemas.RowsIn) -> dict[str, Any]:
             rejected: list[dict[str, Any]] = []
+            with database.read() as session:
+                signing_up = sign_ups.of_rows(session, kind, body.rows, body.source)
             report = imports.load_rows(
                 database,
                 kind,
@@ -48,7 +50,10 @@ def add_imports(
                 consents=optin.importer(settings),
                 on_reject=lambda found: rejected.append({"index": found.line - 1, "reason": found.reason}),
             )
+            refused = {int(found["index"]) for found in rejected}
+            found = [one for one in signing_up if one.index not in refused]
             return {
+                "watched": sign_ups.observe(database, found, body.source, clock()),
                 "rows": report.rows,
                 "inserted": report.inserted,
                 "updated": report.updated,

@@ -91,12 +91,21 @@ class RejectOut(BaseModel):
     reason: str
 
 
+class WatchedOut(BaseModel):
+    index: int
+    decision: Literal["hold", "block"]
+
+
 class ReportOut(BaseModel):
     rows: int
     inserted: int
     updated: int
     unchanged: int
     rejected: list[RejectOut]
+    watched: list[WatchedOut] = Field(
+        default_factory=list,
+        description="Sign-ups that break a rule against abuse; they are loaded all the same",
+    )
 
 
 class IssueIn(Body):

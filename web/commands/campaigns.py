@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from campaigns import campaigns
+from campaigns import reminders as _reminders  # noqa: F401 - has them looked at again before they leave
 from campaigns import run as runs
 from campaigns.decide import REASONS
 from channels.delivery import run_delivery

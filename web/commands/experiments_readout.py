@@ -14,6 +14,7 @@ from web.commands.common import answer, json_option, open_installation
 
 if TYPE_CHECKING:
     from experiments.readout_form import Dimension, ReadOut
+    from experiments.stats.effect import Effect
 
 DEFAULT_WINDOW_DAYS = 30
 
@@ -39,14 +40,13 @@ def readout(name: str, by: str | None, window_days: int | None, as_json: bool) -
     engine.replica.sync(database)
     as_of = now(settings)
     money: dict[str, Any] = {}
-    metric = "revenue"
     with database.read() as session:
         experiment, campaign = report.by_name(session, name)
         if campaign is not None:
             if window_days is not None:
                 raise InvalidInput("A campaign has its own window; leave --window-days out.")
             whole = results.result(session, engine, campaign, as_of, settings.shop_currency)
-            found, metric = whole.readout, results.GOALS.get(whole.settings["metric"], metric)
+            found = whole.readout
             money = {arm: asdict(one) for arm, one in whole.money.items()}
         else:
             found = report.of_shop(
@@ -63,7 +63,7 @@ def readout(name: str, by: str | None, window_days: int | None, as_json: bool) -
         for arm, one in money.items()
         if sum(one["cost"].values())
     }
-    advice = advise(found, "en", metric, profits)
+    advice = advise(found, "en", profits=profits)
     shown = to_json(found)
     shown["dimensions"] = [one for one in shown["dimensions"] if one["name"] == by]
     value = {
@@ -98,30 +98,36 @@ def _lines(sentence: str, found: ReadOut, by: str | None) -> Iterator[str]:
     yield f"Against {found.control}, intervals at {1 - found.alpha:.4g} ({found.method}), CUPED if possible"
     for result in found.results:
         effect = found.headline(result)
+        goal = "*" if result.metric == found.goal else " "
         if effect is None:
-            yield f"  {result.metric}, {result.arm}: {result.refused}"
+            yield f"{goal} {result.metric}, {result.arm}: {result.refused}"
             continue
+        shown = _change(found, result.metric, effect)
         yield (
-            f"  {result.metric:<10} {result.arm:<12} {effect.estimate:>+12,.4g} "
-            f"({effect.low:+,.4g} to {effect.high:+,.4g})  p {effect.p:.4f}, "
+            f"{goal} {result.metric:<12} {result.arm:<12} {shown}  p {effect.p:.4f}, "
             f"adjusted {result.p_adjusted or 0:.4f}"
         )
+    yield f"* the goal; money in {found.currency}, p adjusted over all of these (Holm)"
     for one in found.dimensions:
         if one.name == by:
-            yield from _groups(one)
+            yield from _groups(one, found)
 
 
-def _groups(one: Dimension) -> Iterator[str]:
+def _change(found: ReadOut, metric: str, effect: Effect) -> str:
+    """A difference with its interval, as the metric is written."""
+    from experiments.readout_words import Shower
+
+    write = Shower(found.unit(metric), found.currency).signed
+    return f"{write(effect.estimate):>12} ({write(effect.low)} to {write(effect.high)})"
+
+
+def _groups(one: Dimension, found: ReadOut) -> Iterator[str]:
     for part in one.breakdowns:
         yield ""
         yield f"By {one.name}, {one.metric} of {part.arm}"
         for cell in part.cells:
             effect = cell.absolute
-            shown = (
-                "cannot be compared"
-                if effect is None
-                else f"{effect.estimate:+,.4g} ({effect.low:+,.4g} to {effect.high:+,.4g})"
-            )
+            shown = "cannot be compared" if effect is None else _change(found, one.metric, effect)
             yield f"  {cell.value or '(unknown)':<20} {cell.n + cell.n_control:>8,}  {shown}"
         if part.interaction is not None:
             yield f"  do they differ? p {part.interaction.p:.4f}"

@@ -11,10 +11,14 @@ import click
 
 from campaigns import watching
 from core.errors import InvalidInput
+from core.money import shown
 from core.times import now
 from segments import tree, tree_alerts, tree_scan
 from segments.facts import open_engine
 from web.commands.common import answer, json_option, open_installation
+
+_MONEY = (tree.GMV, tree.NET, tree.REFUNDS, tree.BASKET, tree.PRICE)
+_SHARES = (tree.CONVERSION,)
 
 
 @click.command()
@@ -66,14 +70,20 @@ def show(week: str | None, against: str, as_json: bool) -> None:
     }
 
     def lines() -> Iterator[str]:
-        yield f"Week from {after.start} against {before.start}; visitors are {basis}; money in minor units"
+        currency = settings.shop_currency
+        yield f"Week from {after.start} against {before.start}; visitors are {basis}; money in {currency}"
         for name, pair in nodes.items():
             part = value["change"]["parts"].get(name)
-            tail = "" if part is None else f"   {part:+,.0f} of the change"
-            yield f"{name:18} {_plain(pair['before']):>16} → {_plain(pair['after']):>16}{tail}"
+            sign = "+" if part is not None and part > 0 else ""
+            tail = "" if part is None else f"   {sign}{shown(part, currency)} of the change"
+            old, new = (_written(name, one, currency) for one in (pair["before"], pair["after"]))
+            yield f"{name:18} {old:>16} → {new:>16}{tail}"
         for one in found:
-            usual = f"{one.expected:,.4g} ({one.low:,.4g} to {one.high:,.4g})"
-            yield f"! {one.node}: {one.after:,.4g}, expected {usual}"
+            after_, expected, low, high = (
+                _written(one.node, number, currency)
+                for number in (one.after, one.expected, one.low, one.high)
+            )
+            yield f"! {one.node}: {after_}, expected {expected} ({low} to {high})"
 
     answer(value, as_json, lines)
 
@@ -89,5 +99,10 @@ def _week(text: str) -> date:
     return day
 
 
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.4f}".rstrip("0").rstrip(".")
+def _written(node: str, value: float | None, currency: str) -> str:
+    """A node's value: money as the shop writes it, shares in per cent, the others plain."""
+    if value is None:
+        return "–"
+    if node in _MONEY:
+        return shown(value, currency)
+    return f"{value:.2%}" if node in _SHARES else f"{value:,.4f}".rstrip("0").rstrip(".")

@@ -13,9 +13,9 @@ from flask_babel import get_locale, gettext
 from werkzeug.wrappers import Response
 
 from core.errors import InvalidInput
-from loyalty.models import PromotionRow
 from loyalty.promotions import ceiling, notices, store
 from loyalty.promotions.conflicts import DEEP, MAX_COMPARED, UNDER_MINIMUM, Conflict, conflicts, in_words
+from loyalty.promotions.models import PromotionRow
 from loyalty.promotions.overlaps import ALWAYS, together
 from web import context
 from web.console.promotions import kind_words

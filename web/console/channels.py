@@ -10,7 +10,7 @@ from flask import Blueprint, Response, abort, flash, redirect, render_template, 
 from flask_babel import gettext
 from werkzeug.wrappers import Response as AnyResponse
 
-from channels import checks
+from channels import checks, circuit, trials
 from channels import outbox as channel_outbox
 from channels import templates as stored
 from channels.callbacks.tencent import tencent_callback_url
@@ -63,7 +63,21 @@ def template(template_id: int) -> str:
         sentence=findings.sentence,
         finding_tone=findings.tone,
         own_address=actor() if found.channel == "email" else "",
+        address_label=address_label(found.channel),
+        test_limit=trials.MAX_A_MINUTE,
     )
+
+
+def address_label(channel: str) -> str:
+    """What a test of the channel is sent to."""
+    labels = {
+        "email": gettext("E-mail address"),
+        "sms": gettext("Phone number"),
+        "wechat": "openid",
+        "webhook": gettext("Member id"),
+        "wecom": gettext("WeCom customer id"),
+    }
+    return str(labels.get(channel) or gettext("Whole address"))
 
 
 def template_or_404(template_id: int) -> Template:
@@ -136,7 +150,7 @@ def accounts() -> str:
     now = context.now()
     return render_template(
         "channels/accounts.html",
-        queues=queries.queues(session),
+        queues=queries.queues(session, now),
         real=_real(settings),
         callbacks=callback_urls(settings),
         providers=queries.providers(session, now),
@@ -186,6 +200,22 @@ def switch(channel: str, action: str) -> AnyResponse:
     flash(gettext("Done."), "success")
     back = "messages.index" if request.form.get("back") == "outbox" else "channels.accounts"
     return redirect(url_for(back), 303)
+
+
+@bp.post("/accounts/<channel>/circuit/close")
+@require(Permission.ADMINISTER)
+def close_circuit(channel: str) -> AnyResponse:
+    """Ask a provider again at once that the workers leave alone."""
+    if channel not in CHANNELS:
+        abort(404)
+    with writing() as session:
+        before = circuit.shown(channel_outbox.account(session, channel), context.now())
+        closed = circuit.close(session, channel)
+        if closed:
+            detail = {"failures": before.failures, "reason": before.reason} if before else {}
+            audit.record(session, actor(), "channel.close", "channel", channel, context.now(), detail)
+    flash(gettext("Done.") if closed else gettext("It was closed already."), "success")
+    return redirect(url_for("channels.accounts"), 303)
 
 
 @bp.get("/inbox")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from flask_babel import gettext
@@ -9,6 +10,7 @@ from flask_babel import gettext
 from experiments import experiments
 from experiments.assignment import MAX_ARMS
 from experiments.experiments import Layer, NewExperiment
+from experiments.models import Experiment
 from web import i18n
 from web.forms import Form
 
@@ -33,18 +35,50 @@ def usual() -> Form:
     return Form(dict(USUAL))
 
 
+def from_row(row: Experiment, zone: ZoneInfo) -> Form:
+    """The form of a draft."""
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{share * 100:.10g}"
+
+    def local(at: datetime | None) -> str:
+        return "" if at is None else at.astimezone(zone).strftime("%Y-%m-%dT%H:%M")
+
+    data: dict[str, object] = {
+        "name": row.name,
+        "unit": row.unit,
+        "allocation": row.allocation,
+        "hash_version": str(row.hash_version),
+        "coverage": percent(row.coverage),
+        "about": row.about or "",
+        "seed": row.salt,
+        "layer": row.layer or "",
+        "layer_low": percent(row.layer_low),
+        "layer_high": percent(row.layer_high),
+        "starts_at": local(row.starts_at),
+        "ends_at": local(row.ends_at),
+        "goal": row.goal or "",
+        "floor": percent(row.floor),
+        "window_days": row.window_days or "",
+    }
+    for number, arm in enumerate(row.arms):
+        data[f"arm-{number}-name"] = arm["name"]
+        data[f"arm-{number}-weight"] = percent(float(arm["weight"]))
+    return Form(data)
+
+
 def rows_of(form: Form) -> list[int]:
     """Numbers of the arms' rows that the page shows."""
     return [number for number, _ in form.rows("arm")] or [0, 1]
 
 
-def read(form: Form, zone: ZoneInfo) -> NewExperiment:
-    """What the form asks for; errors are noted beside their fields."""
+def read(form: Form, zone: ZoneInfo, name: str | None = None) -> NewExperiment:
+    """What the form asks for; errors are noted beside their fields. ``name``: of one that exists."""
     arms = _arms(form)
     allocation = form.choice("allocation", (experiments.FIXED, experiments.BANDIT), experiments.FIXED)
     bandit = allocation == experiments.BANDIT
     return NewExperiment(
-        name=form.text("name", required=True, limit=80),
+        name=name or form.text("name", required=True, limit=80),
         arms=arms,
         control=arms[0][0] if arms else "",
         unit=form.choice("unit", (experiments.MEMBER, experiments.VISITOR), experiments.MEMBER),

@@ -18,7 +18,8 @@ from werkzeug.wrappers import Response
 from campaigns import report
 from core import audit
 from core.errors import Conflict, HuiliuError
-from experiments import bandits, experiments, readout
+from experiments import bandits, drafts, experiments, planning_shop, readout
+from experiments import planning as plans
 from experiments.models import BanditWeek, Experiment
 from web import charts_experiments, context, i18n
 from web.console import experiment_form
@@ -68,11 +69,12 @@ def _own(experiment_id: int) -> Experiment:
 # --- making ----------------------------------------------------------------------------------------------
 
 
-def _edit(form: Form, code: int = 200) -> tuple[str, int]:
+def _edit(form: Form, code: int = 200, row: Experiment | None = None) -> tuple[str, int]:
     return (
         render_template(
             "experiments/new.html",
             form=form,
+            row=row,
             arms=experiment_form.rows_of(form),
             goals=[(one, word("metric", one)) for one in experiments.GOALS],
             floor=i18n.share(experiments.DEFAULT_FLOOR),
@@ -109,6 +111,36 @@ def create_post() -> Any:
     return redirect(url_for("experiments.page", experiment_id=made), 303)
 
 
+@bp.get("/<int:experiment_id>/edit")
+@require(Permission.EDIT)
+def edit(experiment_id: int) -> Any:
+    """The form of a draft."""
+    row = _own(experiment_id)
+    if row.status != experiments.DRAFT:
+        flash(gettext("It has started, so its arms stay as they are."), "error")
+        return redirect(url_for("experiments.page", experiment_id=row.id), 303)
+    return _edit(experiment_form.from_row(row, context.console().settings.zone), row=row)
+
+
+@bp.post("/<int:experiment_id>/edit")
+@require(Permission.EDIT)
+def edit_post(experiment_id: int) -> Any:
+    """Change a draft; its plan keeps what it was frozen with."""
+    row = _own(experiment_id)
+    form, name = Form(request.form), row.name
+    new = experiment_form.read(form, context.console().settings.zone, name)
+    if form.ok:
+        try:
+            with writing() as session:
+                drafts.update(session, name, new, by=actor(), now=context.now())
+        except HuiliuError as error:
+            form.refuse(error, experiment_form.REFUSED_AT, "arms")
+    if not form.ok:
+        return _edit(form, 422, _own(experiment_id))
+    flash(gettext("Changed. It is a draft still."), "success")
+    return redirect(url_for("experiments.page", experiment_id=experiment_id), 303)
+
+
 # --- one of them -----------------------------------------------------------------------------------------
 
 
@@ -141,7 +173,7 @@ def page(experiment_id: int) -> Any:
     now, zone = context.now(), context.console().settings.zone
     spans = queries.arrivals(session, row, zone, now, [week.at for week in weeks])
     others = queries.in_layer(session, row)
-    shown = experiments.to_json(row, now)
+    shown, planned = experiments.to_json(row, now), _plan(row)
     return render_template(
         "experiments/page.html",
         row=row,
@@ -157,11 +189,26 @@ def page(experiment_id: int) -> Any:
         found=_found(row, weeks),
         steps=_steps(row, spans, now),
         kept=kept,
-        windows=WINDOWS,
-        usual_window=USUAL_WINDOW,
+        plan=planned,
+        windows=sorted({*WINDOWS, planned["days"]}),
+        usual_window=planned["days"],
         history=member_queries.history(session, experiments.OBJECT, row.name),
         **_snippets(row, shown),
     )
+
+
+def _plan(row: Experiment) -> dict[str, Any]:
+    """The plan that binds its read-out, or the newest; whether one can be made, and fits the arms; the days that a
+    read-out counts."""
+    if row.unit != experiments.MEMBER or row.allocation != experiments.FIXED:
+        return {"can": False, "row": None, "fits": True, "days": USUAL_WINDOW}
+    rows = plans.versions(reading(), plans.subject_of(plans.EXPERIMENT, row.name))
+    found = next((one for one in rows if not one.after_start), rows[0] if rows else None)
+    if found is None:
+        return {"can": True, "row": None, "fits": True, "days": USUAL_WINDOW}
+    plan = plans.from_json(found.plan)
+    days = USUAL_WINDOW if found.after_start else plan.duration_days
+    return {"can": True, "row": found, "fits": planning_shop.fits(row, plan), "days": days}
 
 
 def _periods(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import segno
-from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, flash, redirect, render_template, request, send_file, url_for
 from flask import Response as FlaskResponse
 from flask_babel import gettext
 from markupsafe import Markup
@@ -17,6 +18,8 @@ from werkzeug.wrappers import Response
 
 from core import audit
 from core.errors import Conflict, InvalidInput
+from core.files import RejectsFile
+from core.imports import Reject
 from loyalty import batches as stored
 from loyalty import claims, codes, coupons
 from loyalty.models import ClaimLink, CouponBatch
@@ -110,6 +113,7 @@ def _batch_page(
         links=_links(session, batch_id),
         held=queries.held(session, batch_id, context.now()),
         link_form=link_form or Form({"title": found.title}),
+        refused=coupon_files.rejects_path(context.console().settings.home, batch_id).exists(),
     ), status
 
 
@@ -351,23 +355,32 @@ def import_codes(batch_id: int) -> Response:
     if file is None or not file.filename:
         flash(gettext("Choose a file."), "error")
         return _back(batch_id)
-    rejects: list[str] = []
+    shown: list[str] = []
+    keep = coupon_files.rejects_path(context.console().settings.home, batch_id)
+
+    def refuse(kept: RejectsFile, reject: Reject) -> None:
+        reason = said(reject.reason)
+        kept.add(reject._replace(reason=reason))
+        if len(shown) < SHOWN_REJECTS:
+            shown.append(f"{reject.line}: {reason}")
+
     dry_run = Form(request.form).flag("dry_run")
     with tempfile.TemporaryDirectory(prefix="huiliu-codes-") as folder:
         path = Path(folder) / "codes.csv"
         file.save(path)
         context.close_reading()
         try:
-            done = coupon_files.load_file(
-                context.console().database,
-                found.name,
-                path,
-                source="shop",
-                by=actor(),
-                now=context.now(),
-                dry_run=dry_run,
-                on_reject=lambda one: rejects.append(f"{one.line}: {said(one.reason)}"),
-            )
+            with coupon_files.keeping_rejects(keep) as kept:
+                done = coupon_files.load_file(
+                    context.console().database,
+                    found.name,
+                    path,
+                    source="shop",
+                    by=actor(),
+                    now=context.now(),
+                    dry_run=dry_run,
+                    on_reject=partial(refuse, kept),
+                )
         except (InvalidInput, Conflict) as error:
             flash(said(error), "error")
             return _back(batch_id)
@@ -375,11 +388,25 @@ def import_codes(batch_id: int) -> Response:
     text = gettext("%(inserted)s codes loaded, %(unchanged)s were there, %(rejected)s refused.", **numbers)
     if dry_run:
         text = gettext("Tried only, nothing was written: %(text)s", text=text)
-    if rejects:
-        shown = "; ".join(rejects[:SHOWN_REJECTS])
-        text = gettext("%(text)s By line: %(lines)s", text=text, lines=shown)
-    flash(text, "error" if rejects else "success")
+    if shown:
+        text = gettext("%(text)s By line: %(lines)s", text=text, lines="; ".join(shown))
+    flash(text, "error" if shown else "success")
     return _back(batch_id)
+
+
+@bp.get("/batches/<int:batch_id>/rejects.csv")
+@require(Permission.EDIT)
+def rejects(batch_id: int) -> Response:
+    """The refused lines of the newest file, with their reasons."""
+    path = coupon_files.rejects_path(context.console().settings.home, _batch(batch_id).id)
+    if not path.exists():
+        abort(404)
+    return send_file(
+        path.absolute(),
+        mimetype="text/csv",
+        as_attachment=True,
+        download_name=f"coupons-{batch_id}-rejects.csv",
+    )
 
 
 @bp.get("/batches/<int:batch_id>/codes.csv")

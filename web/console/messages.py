@@ -13,7 +13,7 @@ from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from werkzeug.wrappers import Response as AnyResponse
 
-from channels import outbox, stop
+from channels import outbox, stop, trials
 from channels import templates as stored
 from channels.render import Job
 from core import audit
@@ -129,8 +129,10 @@ def _rendered(story: queries.Story) -> tuple[Any, str | None]:
         return None, gettext("The member was erased; what the message said went with them.")
     pair = (message.template_id, message.template_version)
     try:
-        contents = stored.load_contents(reading(), [pair])[pair]
-        content = contents[stored.choose_language(contents, member.locale, settings)]
+        content = trials.draft_content(message.channel, message.source_kind, message.context)
+        if content is None:
+            contents = stored.load_contents(reading(), [pair])[pair]
+            content = contents[stored.choose_language(contents, member.locale, settings)]
         # Number 0 is no message: neither its pixel nor its links count, and nothing unsubscribes anybody.
         job = Job(
             0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,8 @@ from flask_babel import gettext
 
 from core.errors import HuiliuError, InvalidInput
 from core.warehouse.replica import Fact
-from experiments import metrics
+from experiments import metric_where, metrics
+from experiments.metric_where import AnyOf, Rows
 from experiments.metrics import (
     COUNT,
     IN,
@@ -34,15 +36,21 @@ from web.refusals import said
 SUMS = (MEAN, RATIO, QUANTILE)
 CAPPED = (MEAN, COUNT, RATIO)
 BEFORE = (*CAPPED, PROPORTION)
-TEXT_LIMIT = 20_000
+TEXT_LIMIT, RULE_LIMIT = 20_000, 100_000
+ALL, ANY, GROUPS = "all", "any", "groups"
+MATCHES = (ALL, ANY, GROUPS)
+"""How the conditions hold: all of them, any of them, or in groups that are written as JSON."""
 TRUE, FALSE = ("true", "yes", "1", "是"), ("false", "no", "0", "否")
-_WHERE = re.compile(r"where\[(\d+)\]\.(\w+)")
+_WHERE = re.compile(r"where(?:\.any)?\[(\d+)\]\.(\w+)")
+_PARTS = {"field": "column"}
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 def empty() -> Form:
     """A new metric as most begin."""
-    return Form({"kind": MEAN, "fact": "orders", "from_day": "0", "until_day": "30", "better": "higher"})
+    return Form(
+        {"kind": MEAN, "fact": "orders", "from_day": "0", "until_day": "30", "better": "higher", "match": ALL}
+    )
 
 
 def from_spec(spec: MetricSpec) -> Form:
@@ -61,7 +69,11 @@ def from_spec(spec: MetricSpec) -> Form:
         "margin": _percent(spec.margin),
         "better": "higher" if spec.higher_is_better else "lower",
     }
-    for index, one in enumerate(spec.where):
+    listed, match = _listed(spec.where)
+    data["match"] = match
+    if match == GROUPS:
+        data["rule"] = json.dumps(metric_where.rule(spec.where), ensure_ascii=False, indent=2)
+    for index, one in enumerate(listed):
         op = NOT_SET if one.op == IS_SET and not one.value else one.op
         data |= {
             f"where-{index}-column": one.column,
@@ -69,6 +81,15 @@ def from_spec(spec: MetricSpec) -> Form:
             f"where-{index}-value": "" if one.op == IS_SET else _typed(one),
         }
     return Form(data)
+
+
+def _listed(where: Rows) -> tuple[list[Condition], str]:
+    """What the list of the form shows, and how its conditions hold; nothing of a rule that has groups."""
+    found, match = where, ALL
+    if len(where) == 1 and isinstance(where[0], AnyOf):
+        found, match = where[0].parts, ANY
+    listed = [one for one in found if isinstance(one, Condition)]
+    return (listed, match) if len(listed) == len(found) else ([], GROUPS)
 
 
 def _percent(share: float | None) -> str:
@@ -93,14 +114,13 @@ def read(form: Form, facts: Mapping[str, Fact], name: str | None = None) -> Metr
     """
     kind = form.choice("kind", KINDS)
     fact = form.choice("fact", [one for one, found in facts.items() if metrics.usable(found)])
-    rows = form.rows("where")
     spec = MetricSpec(
         name=name or form.text("name", required=True, limit=NAME_CHARS),
         kind=kind,
         fact=fact,
         value=_of(kind, SUMS, form.text("value", required=kind in SUMS, limit=200)),
         denominator=_of(kind, (RATIO,), form.text("denominator", required=kind == RATIO, limit=200)),
-        where=tuple(_condition(row, facts.get(fact)) for _, row in rows),
+        where=_where(form, facts.get(fact)),
         from_day=form.integer("from_day", high=MAX_WINDOW_DAYS) or 0,
         until_day=form.integer("until_day", low=1, high=MAX_WINDOW_DAYS, required=True) or 0,
         q=_of(kind, (QUANTILE,), form.percent("q")),
@@ -123,14 +143,40 @@ def _of(kind: str, kinds: tuple[str, ...], value: Any) -> Any:
     return value if kind in kinds and value != "" else None
 
 
+def _where(form: Form, fact: Fact | None) -> Rows:
+    """Which rows count: the list, or the rule that is written as JSON."""
+    match = form.choice("match", MATCHES, ALL)
+    if match == GROUPS:
+        if len(str(form.data.get("rule") or "")) > RULE_LIMIT:
+            form.error("rule", gettext("The rule is too long."))
+            return ()
+        rule = form.json("rule")
+        if rule is None:
+            if not form.errors.get("rule"):
+                form.error("rule", gettext("The rule is empty."))
+            return ()
+        try:
+            return metric_where.parse(rule)
+        except InvalidInput as error:
+            form.error("rule", said(error))
+            return ()
+    listed = tuple(_condition(row, fact) for _, row in form.rows("where"))
+    return (AnyOf(listed),) if match == ANY and len(listed) > 1 else listed
+
+
 def refuse(form: Form, error: HuiliuError) -> None:
     """Put the package's refusal beside the field that its path means."""
     path = getattr(error, "field", None) or "name"
     found = _WHERE.fullmatch(path)
+    if path.startswith("where") and form.value("match") == GROUPS:
+        form.error("rule", said(error))
+        return
+    text = said(error)
     if found is not None:
         numbers = [index for index, _ in form.rows("where")]
-        path = f"where-{numbers[int(found[1])]}-{found[2]}"
-    form.error(path, said(error))
+        path = f"where-{numbers[int(found[1])]}-{_PARTS.get(found[2], found[2])}"
+        text = said(str(error).partition(": ")[2]) if found[0].startswith("where.") else text
+    form.error(path, text)
 
 
 def _condition(row: Mapping[str, str], fact: Fact | None) -> Condition:

@@ -8,6 +8,7 @@ from typing import Any
 from flask_babel import gettext, lazy_gettext
 
 from experiments import catalogue
+from experiments.metric_where import All, AnyOf, Not, Where
 from experiments.metrics import (
     COUNT,
     IN,
@@ -19,7 +20,6 @@ from experiments.metrics import (
     RATIO,
     RETENTION,
     ROWS,
-    Condition,
     MetricSpec,
 )
 from web import charts, context, i18n
@@ -133,17 +133,36 @@ def measures(spec: MetricSpec) -> str:
         text = gettext(
             "%(measure)s, where %(conditions)s",
             measure=text,
-            conditions=gettext(" and ").join(condition(one) for one in spec.where),
+            conditions=gettext(" and ").join(_part(one) for one in spec.where),
         )
     return text[:1].upper() + text[1:]
 
 
-def condition(one: Condition) -> str:
-    """A condition in words."""
+def matches() -> list[tuple[str, str]]:
+    """How the conditions of the form hold, as its choices."""
+    return [
+        ("all", gettext("all of them hold")),
+        ("any", gettext("at least one of them holds")),
+        ("groups", gettext("groups within groups, as JSON")),
+    ]
+
+
+def condition(one: Where) -> str:
+    """A condition, or a group of them, in words."""
+    if isinstance(one, Not):
+        return str(gettext("not (%(conditions)s)", conditions=condition(one.part)))
+    if isinstance(one, All | AnyOf):
+        between = gettext(" and ") if isinstance(one, All) else gettext(" or ")
+        return str(between).join(map(_part, one.parts))
     if one.op == IS_SET:
         return f"{column_word(one.column)} {OPERATORS[IS_SET if one.value else NOT_SET]}"
     value = ", ".join(map(_value, one.value)) if isinstance(one.value, list | tuple) else _value(one.value)
     return f"{column_word(one.column)} {OPERATORS[one.op]} {value}"
+
+
+def _part(one: Where) -> str:
+    """A part of a group: a group of its own stands in brackets."""
+    return f"({condition(one)})" if isinstance(one, All | AnyOf) else condition(one)
 
 
 def _value(value: Any) -> str:

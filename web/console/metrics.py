@@ -118,6 +118,7 @@ def _edit_page(form: Form, row: Metric | None, code: int = 200) -> tuple[str, in
             facts=[(name, metric_words.fact_word(name)) for name in columns],
             operators=[(op, str(text)) for op, text in metric_words.OPERATORS.items()],
             conditions=[index for index, _ in form.rows("where")],
+            matches=metric_words.matches(),
             most=MOST_CONDITIONS,
             words=metric_words,
         ),

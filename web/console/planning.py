@@ -7,29 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask_babel import gettext
 from werkzeug.wrappers import Response
 
-from campaigns import campaigns as stored
-from campaigns import planning, rollout
-from campaigns.models import Campaign
-from core.errors import HuiliuError, InvalidInput, NotFound
+from campaigns import planning
+from core.errors import HuiliuError, InvalidInput
 from experiments import outlook
 from experiments import planning as plans
+from experiments.metrics import RETENTION
 from experiments.models import ExperimentPlan, Readout
 from experiments.outlook import Advice, Option
 from experiments.planning import Deviation, Plan
 from experiments.readout_form import from_json
 from web import charts, charts_planning, context, i18n
-from web.console import metric_words, planning_form
+from web.console import metric_words, plan_targets, planning_form
 from web.console.metric_words import title_of
+from web.console.plan_targets import Target
+from web.console.plan_words import deviation_words, method_word
 from web.console.planning_form import Asked, Wish
-from web.console.readout_words import CheckRow, guard_row
-from web.console.rules import rule_in_words
+from web.console.readout_words import guard_row
 from web.context import actor, reading, require, writing
 from web.forms import Form
 from web.paging import PAGE_ROWS, offset, page_of, wanted
@@ -37,9 +36,9 @@ from web.queries import campaigns as queries
 from web.queries import segments as segment_queries
 from web.refusals import said
 from web.roles import Permission
-from web.words import word
 
 bp = Blueprint("planning", __name__, url_prefix="/results/plans")
+bp.app_template_filter("deviation_words")(deviation_words)
 REAL = "real"
 REFUSED_AT = {
     "duration_days": "days", "guardrails": "guard", "audience": "metric", "mde": "metric", "rule": "decision",
@@ -69,30 +68,23 @@ class View:
     row: ExperimentPlan
     plan: Plan
     unit: charts.Unit
-    campaign: str | None
     mde: str
     method: str
+
+    @property
+    def name(self) -> str:
+        """Of the campaign or experiment that it is for."""
+        return self.row.subject.partition(":")[2]
 
 
 def _view(row: ExperimentPlan) -> View:
     plan = plans.from_json(row.plan)
-    kind, _, name = row.subject.partition(":")
     currency = context.console().settings.shop_currency
     unit = charts.Unit(
         {"money": "money", "share": "share"}.get(plan.unit, "number"),  # type: ignore[arg-type]
         currency if plan.unit == "money" else "",
     )
-    campaign = name if kind == plans.CAMPAIGN else None
-    return View(row, plan, unit, campaign, metric_words.shown(plan.mde, unit), method_word(plan.method))
-
-
-def method_word(method: str) -> str:
-    """What a method is called."""
-    texts = {
-        outlook.FIXED: gettext("fixed: read once"),
-        outlook.SEQUENTIAL: gettext("sequential: read at any time"),
-    }
-    return str(texts.get(method, method))
+    return View(row, plan, unit, metric_words.shown(plan.mde, unit), method_word(plan.method))
 
 
 # --- looking ahead ---------------------------------------------------------------------------------------
@@ -102,14 +94,10 @@ def _ask(args: Mapping[str, Any]) -> tuple[dict[str, Any], Asked | None]:
     session = reading()
     form = planning_form.defaults(session, args)
     asked = planning_form.read(session, form)
-    campaign = asked.campaign if asked else None
-    if campaign is None and form.value("campaign"):
-        campaign = stored.by_name(session, form.value("campaign"))
     about = {
         "form": form,
         "asked": asked,
-        "campaign": campaign,
-        "audience": rule_in_words(stored.spec_of(campaign).audience) if campaign else None,
+        "target": asked.target if asked else planning_form.target_of(session, form),
         "segments": [("", gettext("Everybody")), *segment_queries.names(session)],
         "query": planning_form.address(form),
         **_choices(),
@@ -168,12 +156,10 @@ def _look(asked: Asked, query: Mapping[str, str]) -> dict[str, Any]:
     )
 
     def link(one: Option) -> str | None:
-        if asked.campaign is None or not context.may("edit"):
+        if asked.target is None or not context.may("edit"):
             return None
-        return url_for(
-            "planning.freeze", name=asked.campaign.name, **_without(query),
-            holdout=f"{one.holdout * 100:g}", days=one.days,
-        )  # fmt: skip
+        chosen = {"holdout": f"{one.holdout * 100:g}", "days": one.days}
+        return asked.target.freeze_address(_without(query, asked.target) | chosen)
 
     return {
         "past": past,
@@ -188,8 +174,10 @@ def _look(asked: Asked, query: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _without(query: Mapping[str, str]) -> dict[str, Any]:
-    return {name: value for name, value in query.items() if name not in ("campaign", "segment", "rule")}
+def _without(query: Mapping[str, str], target: Target) -> dict[str, Any]:
+    """Without what the address of a target says by itself; a campaign also has its audience."""
+    known = ("campaign", "experiment", *(("segment", "rule") if target.spec is not None else ()))
+    return {name: value for name, value in query.items() if name not in known}
 
 
 def advice_in_words(advice: Advice | None, terms: outlook.Terms, unit: charts.Unit) -> str:
@@ -228,43 +216,46 @@ def advice_in_words(advice: Advice | None, terms: outlook.Terms, unit: charts.Un
 # --- freezing --------------------------------------------------------------------------------------------
 
 
-def _freeze_page(form: Form, campaign: Campaign, code: int = 200) -> tuple[str, int]:
+def _freeze_page(form: Form, target: Target, code: int = 200) -> tuple[str, int]:
     session = reading()
     guards = planning_form.guard_options(session)
     return (
         render_template(
             "results/plan_freeze.html",
             form=form,
-            campaign=campaign,
-            spec=stored.spec_of(campaign),
-            audience=rule_in_words(stored.spec_of(campaign).audience),
-            started=planning.started(session, campaign),
-            can_apply=_can_apply(campaign),
+            target=target,
+            segments=[("", gettext("Everybody")), *segment_queries.names(session)],
             guards=[(name, title_of(name)) for name in guards],
-            query={**planning_form.address(form), "campaign": campaign.name},
+            query={**planning_form.address(form), target.kind: target.name},
             **_choices(),
         ),
         code,
     )
 
 
-def _can_apply(campaign: Campaign) -> bool:
-    """Only a campaign that is not approved yet takes over the plan's holdout and window."""
-    return campaign.state in (stored.DRAFT, stored.PENDING)
-
-
 @bp.get("/campaigns/<name>/freeze")
 @require(Permission.EDIT)
 def freeze(name: str) -> Any:
     """The form of a campaign's plan, with what was chosen while looking ahead."""
+    return _freeze(plans.CAMPAIGN, name)
+
+
+@bp.get("/experiments/<name>/freeze")
+@require(Permission.EDIT)
+def freeze_experiment(name: str) -> Any:
+    """The form of the plan of an experiment on the shop's own pages."""
+    return _freeze(plans.EXPERIMENT, name)
+
+
+def _freeze(kind: str, name: str) -> Any:
     session = reading()
-    campaign = stored.by_name(session, name)
-    form = planning_form.defaults(session, {**request.args.to_dict(), "campaign": name})
+    target = plan_targets.find(session, kind, name, context.now())
+    form = planning_form.defaults(session, {**request.args.to_dict(), kind: name})
     usual = {
-        "holdout": USUAL_HOLDOUT,
+        "holdout": USUAL_HOLDOUT if target.spec is not None else f"{target.holdout * 100:.4g}",
         "days": USUAL_DAYS,
-        "decision": planning_form.usual_rule(),
-        "apply": "1" if _can_apply(campaign) else "",
+        "decision": planning_form.usual_rule(kind),
+        "apply": "1" if target.can_apply else "",
     }
     for field, value in usual.items():
         if not str(form.data.get(field) or ""):
@@ -273,44 +264,56 @@ def freeze(name: str) -> Any:
     form.data.setlist("guard", [one for one, goal in guards.items() if goal.spec.margin and goal.version])
     for one, goal in guards.items():
         form.data[f"guard-{one}"] = f"{(goal.spec.margin or 0.05) * 100:g}"
-    return _freeze_page(form, campaign)
+    return _freeze_page(form, target)
 
 
 @bp.post("/campaigns/<name>/freeze")
 @require(Permission.EDIT)
 def freeze_post(name: str) -> Any:
     """Reckon the plan's numbers and store it as the campaign's next version."""
+    return _freeze_post(plans.CAMPAIGN, name)
+
+
+@bp.post("/experiments/<name>/freeze")
+@require(Permission.EDIT)
+def freeze_experiment_post(name: str) -> Any:
+    """Reckon the plan's numbers and store it as the experiment's next version."""
+    return _freeze_post(plans.EXPERIMENT, name)
+
+
+def _freeze_post(kind: str, name: str) -> Any:
     session = reading()
-    campaign = stored.by_name(session, name)
+    target = plan_targets.find(session, kind, name, context.now())
     form = Form(request.form)
-    form.data["campaign"] = name
+    form.data[kind] = name
     asked, wish = planning_form.read(session, form), planning_form.read_wish(session, form)
     row_id = 0
     if asked is not None and form.ok:
         try:
             plan = _plan(asked, wish)
-            if wish.apply and not _can_apply(campaign):
-                raise InvalidInput("The campaign is approved already; plan it without changing it.", "apply")
+            if wish.apply and not target.can_apply:
+                raise InvalidInput(_too_late(kind), "apply")
             with writing() as writer:
-                row_id = planning.freeze(
-                    writer,
-                    stored.by_name(writer, name, lock=True),
-                    plan,
-                    by=actor(),
-                    now=context.now(),
-                    apply=wish.apply,
+                row_id = plan_targets.freeze(
+                    writer, target, plan, by=actor(), now=context.now(), apply=wish.apply
                 ).id
         except HuiliuError as error:
             form.refuse(error, REFUSED_AT)
     if not form.ok:
-        return _freeze_page(form, stored.by_name(reading(), name), 422)
+        return _freeze_page(form, plan_targets.find(reading(), kind, name, context.now()), 422)
     flash(gettext("Frozen. The read-out will be held against it."), "success")
     return redirect(url_for("planning.page", plan_id=row_id), 303)
 
 
+def _too_late(kind: str) -> str:
+    if kind == plans.CAMPAIGN:
+        return str(gettext("The campaign is approved already; plan it without changing it."))
+    return str(gettext("The experiment has started; plan it without changing it."))
+
+
 def _plan(asked: Asked, wish: Wish) -> Plan:
     console, spec, terms = context.console(), asked.goal.spec, asked.terms
-    assert asked.spec is not None
+    assert asked.target is not None
     (past,) = planning.history(
         reading(),
         console.engine(),
@@ -321,14 +324,24 @@ def _plan(asked: Asked, wish: Wish) -> Plan:
         context.now(),
         [wish.days],
     )
+    if spec.kind == RETENTION and wish.days < spec.until_day:
+        raise InvalidInput(
+            gettext(
+                "This goal is known %(days)s days after the decision; plan so many days or more.",
+                days=spec.until_day,
+            ),
+            "duration_days",
+        )
     (option,) = outlook.options(spec, [past], terms, [wish.holdout])
     if option.mde is None:
         raise InvalidInput(
-            "In the past of these members the goal never differed, so nothing can be planned by it; "
-            "choose another goal or audience.",
+            gettext(
+                "In the past of these members the goal never differed, so nothing can be planned by it; "
+                "choose another goal or audience."
+            ),
             "metric",
         )
-    arms = planning.arms_of(asked.spec, wish.holdout)
+    control, arms = asked.target.arms(wish.holdout)
     return Plan(
         metric=spec.name,
         metric_version=asked.goal.version,
@@ -337,7 +350,7 @@ def _plan(asked: Asked, wish: Wish) -> Plan:
         unit=metric_words.unit_of(spec).kind,
         alpha=terms.alpha,
         power=terms.power,
-        control=next(iter(arms)),
+        control=control,
         arms=arms,
         members=round(past.n * terms.reach),
         duration_days=wish.days,
@@ -346,6 +359,8 @@ def _plan(asked: Asked, wish: Wish) -> Plan:
         adjusted=terms.adjusted,
         ends_at=wish.ends_at,
         guardrails=wish.guardrails,
+        also=tuple(one for one in wish.also if one.metric != spec.name),
+        tuning=terms.tuning,
         baseline={"mean": past.mean, "sd": past.sd, "zeros": past.zeros, "rho": past.rho, "n": past.n,
                   "cost_minor": option.cost_minor, "wanted": terms.wanted},
     )  # fmt: skip
@@ -363,95 +378,35 @@ def page(plan_id: int) -> str:
     if row is None:
         abort(404)
     view = _view(row)
-    campaign = _campaign(view.campaign)
-    held = _held(campaign) if campaign is not None else None
+    target = plan_targets.of_subject(session, row.subject, context.now())
+    kept = _newest(target) if target is not None else None
     binding = plans.binding(session, row.subject)
     return render_template(
         "results/plan.html",
         view=view,
-        campaign=campaign,
+        target=target,
         versions=plans.versions(session, row.subject),
         binding=binding,
-        deviations=held,
-        guards=_guards(campaign) if campaign is not None else [],
+        deviations=_held(target, kept) if target is not None and kept is not None else None,
+        guards=[] if kept is None else [guard_row(one) for one in from_json(kept.result).guardrails],
         words=metric_words,
         duration=charts_planning.duration,
     )
 
 
-def _campaign(name: str | None) -> Campaign | None:
-    try:
-        return stored.by_name(reading(), name) if name else None
-    except NotFound:
-        return None
-
-
-def _newest(campaign: Campaign) -> Readout | None:
-    session = reading()
-    rows = queries.readouts(session, rollout.measured(session, campaign))
+def _newest(target: Target) -> Readout | None:
+    rows = queries.readouts(reading(), target.measured)
     return next((one for one in rows if one.kind == REAL), None)
 
 
-def _guards(campaign: Campaign) -> list[CheckRow]:
-    """The plan's guardrails in that read-out; empty where it has none."""
-    found = _newest(campaign)
-    return [] if found is None else [guard_row(one) for one in from_json(found.result).guardrails]
-
-
-def _held(campaign: Campaign) -> list[Deviation] | None:
-    """The newest real read-out of a campaign held against its plan; None where there is no read-out."""
-    session, found = reading(), _newest(campaign)
-    if found is None:
-        return None
-    goal = str(found.settings.get("metric", "revenue"))
-    held = planning.held(
-        session,
-        campaign,
-        as_of=found.as_of,
-        assigned=found.result["arms"],
-        metric=planning.GOALS.get(goal, goal),
-        alpha=found.result["alpha"],
-        method=str(found.settings.get("method", outlook.FIXED)),
-        window_days=found.settings.get("window_days"),
+def _held(target: Target, kept: Readout) -> list[Deviation] | None:
+    """The newest real read-out held against the plan; None where nothing was planned."""
+    held = planning.held_readout(
+        reading(),
+        target.subject,
+        target.experiment_id,
+        from_json(kept.result),
+        as_of=kept.as_of,
+        settings=kept.settings,
     )
     return held.deviations if held else None
-
-
-@bp.app_template_filter("deviation_words")
-def deviation_words(one: Deviation | Mapping[str, Any]) -> str:
-    """Where a read-out does not keep to its plan, in a sentence; also of one that was frozen as JSON."""
-    if isinstance(one, Mapping):
-        one = Deviation(one["code"], one.get("planned"), one.get("found"))
-    shown = {"planned": _shown(one.code, one.planned), "found": _shown(one.code, one.found)}
-    texts = {
-        plans.PLANNED_LATE: gettext("The plan was made after the experiment had begun, so it binds nobody."),
-        plans.READ_EARLY: gettext("Read early: on %(found)s, planned for %(planned)s or later.", **shown),
-        plans.OTHER_METRIC: gettext("Another goal: %(found)s instead of %(planned)s.", **shown),
-        plans.METRIC_CHANGED: gettext(
-            "The goal's definition has changed: version %(found)s, planned with version %(planned)s.", **shown
-        ),
-        plans.SHORTER_WINDOW: gettext("A shorter window: %(found)s days instead of %(planned)s.", **shown),
-        plans.LONGER_WINDOW: gettext("A longer window: %(found)s days instead of %(planned)s.", **shown),
-        plans.FEWER_MEMBERS: gettext("Fewer members: %(found)s of the %(planned)s planned.", **shown),
-        plans.OTHER_ARMS: gettext("Other arms: %(found)s instead of %(planned)s.", **shown),
-        plans.OTHER_SPLIT: gettext("Another split: %(found)s instead of %(planned)s.", **shown),
-        plans.OTHER_ALPHA: gettext("Another α: %(found)s instead of %(planned)s.", **shown),
-        plans.OTHER_METHOD: gettext("Another method: %(found)s instead of %(planned)s.", **shown),
-    }
-    return str(texts.get(one.code, one.code))
-
-
-def _shown(code: str, value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return "–"
-    if code == plans.READ_EARLY:
-        return str(i18n.moment(datetime.fromisoformat(value)))
-    if code == plans.OTHER_METRIC:
-        return title_of(value)
-    if code == plans.OTHER_METHOD:
-        return method_word(value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{word('arm', arm)} {i18n.share(share)}" for arm, share in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(word("arm", arm) for arm in value)
-    return i18n.share(value) if code == plans.OTHER_ALPHA else i18n.number(value)

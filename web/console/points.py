@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,24 +14,61 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from core.errors import HuiliuError, InvalidInput
 from core.money import exponent, to_major
-from loyalty import adjustments, earn_events, liability, multipliers, point_transfers, point_value
+from loyalty import (
+    adjustments,
+    earn_events,
+    liability,
+    multipliers,
+    point_transfers,
+    point_value,
+    segment_members,
+)
 from loyalty.earn_rules import POLICIES, EarnRule, load_rule, save_rule
+from segments import point_members
 from web import charts, context, i18n
 from web.context import actor, reading, require, writing
 from web.forms import Form
 from web.paging import wanted
 from web.queries import loyalty as queries
 from web.queries import points as point_queries
+from web.queries import segments
 from web.refusals import said
 from web.roles import Permission
 from web.security import new_password
 
 bp = Blueprint("points", __name__, url_prefix="/loyalty/points")
 
+EVENT_FIELDS = {"name": "event_name", "points": "event_points", "starts_at": "event_starts_at",
+                "ends_at": "event_ends_at"}  # fmt: skip
+
 
 def _words(text: str) -> tuple[str, ...]:
     """One name a line."""
     return tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+
+
+def _lines_of(times: Mapping[str, str]) -> str:
+    return "\n".join(f"{name} = {number}" for name, number in times.items())
+
+
+def _times(form: Form, field: str, example: str) -> dict[str, str]:
+    """Names and their multipliers, one a line like ``tea = 2``."""
+    times = {}
+    for line in _words(form.text(field, limit=20_000)):
+        name, _, number = line.rpartition("=")
+        times[name.strip()] = number.strip()
+        if not name.strip():
+            form.error(field, example)
+    return times
+
+
+def _known_segments(form: Form, field: str, names: Collection[str]) -> None:
+    """An error beside the field for a name that no live segment has."""
+    unknown = sorted(set(names) - {name for name, _ in segments.names(reading())})
+    if unknown and field not in form.errors:
+        form.error(
+            field, gettext("There is no segment “%(name)s”; write its name, not its title.", name=unknown[0])
+        )
 
 
 def _rule_form(rule: EarnRule) -> Form:
@@ -41,7 +79,8 @@ def _rule_form(rule: EarnRule) -> Form:
             "expires": rule.expires,
             "expiry_months": rule.expiry_months or "",
             "expiry_years": rule.expiry_years,
-            "category_times": "\n".join(f"{name} = {times}" for name, times in rule.category_times.items()),
+            "category_times": _lines_of(rule.category_times),
+            "segment_times": _lines_of(rule.segment_times),
             "excluded_categories": "\n".join(rule.excluded_categories),
             "excluded_skus": "\n".join(rule.excluded_skus),
         }
@@ -53,7 +92,9 @@ def _money_form() -> Form:
     transfers = point_transfers.load(session)
     return Form(
         {
-            "point_value": point_value.load_text(session),
+            "point_value": point_value.to_major(
+                point_value.load_text(session), context.console().settings.shop_currency
+            ),
             "limit": adjustments.limit(session),
             "transfers": "1" if transfers.enabled else "",
             "per_day": transfers.per_day,
@@ -71,6 +112,7 @@ def _points_page(form: Form | None = None, money: Form | None = None, code: int 
         form=form or _rule_form(load_rule(session)),
         money=money or _money_form(),
         unit=i18n.money(10 ** exponent(currency), whole=True),
+        smallest=to_major(1, currency),
         policies=[
             (name, text)
             for name, text in zip(
@@ -86,6 +128,10 @@ def _points_page(form: Form | None = None, money: Form | None = None, code: int 
         ],
         owed=owed,
         picture=_picture(owed, currency) if owed.months else None,
+        in_segments=", ".join(
+            gettext("%(name)s: %(count)s members", name=name, count=i18n.number(number))
+            for name, number in sorted(segment_members.counts(session).items())
+        ),
     ), code
 
 
@@ -122,12 +168,11 @@ def save() -> Any:
     expires = form.choice("expires", POLICIES, "months")
     months = form.integer("expiry_months", low=1, high=120)
     years = form.integer("expiry_years", high=10) or 0
-    times = {}
-    for line in _words(form.text("category_times", limit=20_000)):
-        name, _, number = line.rpartition("=")
-        times[name.strip()] = number.strip()
-        if not name.strip():
-            form.error("category_times", gettext("Write a category and its multiplier, like: tea = 2"))
+    times = _times(form, "category_times", gettext("Write a category and its multiplier, like: tea = 2"))
+    of_segments = _times(
+        form, "segment_times", gettext("Write a segment and its multiplier, like: loyal = 2")
+    )
+    _known_segments(form, "segment_times", of_segments)
     if form.ok and pending is not None:
         try:
             rule = EarnRule(
@@ -140,16 +185,24 @@ def save() -> Any:
                 times,
                 _words(form.text("excluded_categories", limit=20_000)),
                 _words(form.text("excluded_skus", limit=20_000)),
+                of_segments,
             )
             with writing() as session:
                 save_rule(session, rule, actor(), context.now())
         except InvalidInput as error:
-            place = "category_times" if (error.field or "").startswith("category_times") else None
+            place = (error.field or "").partition(".")[0]
             form.refuse(error, {error.field: place} if place and error.field else None)
     if not form.ok:
         return _points_page(form, code=422)
+    _bring_members()
     flash(gettext("Saved. Orders earn by this rule from now on; what was earned stays."), "success")
     return redirect(url_for("points.index"), 303)
+
+
+def _bring_members() -> None:
+    """Who is in the segments named just now, without waiting for the night's refresh."""
+    context.close_reading()
+    point_members.bring(context.console().database, context.console().engine(), context.now())
 
 
 @bp.post("/money")
@@ -157,14 +210,15 @@ def save() -> Any:
 def save_money() -> Any:
     """What a point is worth, who approves adjustments, whether members may give points."""
     form = Form(request.form)
-    value = form.text("point_value", required=True, limit=20)
+    value = form.text("point_value", required=True, limit=20).lstrip("¥￥$€")
     limit = form.integer("limit", required=True)
     per_day = form.integer("per_day", low=1, required=True)
     if form.ok and limit is not None and per_day is not None:
         try:
+            minor = point_value.to_minor(value, context.console().settings.shop_currency)
             rule = point_transfers.TransferRule(form.flag("transfers"), per_day)
             with writing() as session:
-                point_value.save(session, value, actor(), context.now())
+                point_value.save(session, minor, actor(), context.now())
                 adjustments.save_limit(session, limit, actor(), context.now())
                 point_transfers.save(session, rule, actor(), context.now())
         except InvalidInput as error:
@@ -263,6 +317,7 @@ def _sources_page(form: Form, event: Form, code: int = 200) -> tuple[str, int]:
         "loyalty/point_sources.html",
         campaigns=multipliers.listed(session),
         rules=earn_events.listed(session),
+        segments=segments.names(session),
         kinds=earn_events.KINDS,
         form=form,
         event=event,
@@ -283,6 +338,8 @@ def add_multiplier() -> Any:
     zone = context.console().settings.zone
     name, times = form.text("name", required=True, limit=80), form.text("times", required=True, limit=12)
     starts, ends = form.time("starts_at", zone), form.time("ends_at", zone)
+    chosen = tuple(dict.fromkeys(filter(None, form.values("segments"))))
+    _known_segments(form, "segments", chosen)
     for field, at in (("starts_at", starts), ("ends_at", ends)):
         if at is None:
             form.error(field, gettext("This is needed."))
@@ -295,6 +352,7 @@ def add_multiplier() -> Any:
                 ends,
                 _words(form.text("categories", limit=20_000)),
                 _words(form.text("tiers", limit=2000)),
+                chosen,
             )
             with writing() as session:
                 multipliers.create(session, new, actor(), context.now())
@@ -302,6 +360,7 @@ def add_multiplier() -> Any:
             form.refuse(error, default="name")
     if not form.ok:
         return _sources_page(form, Form(), 422)
+    _bring_members()
     flash(gettext("Saved. Orders that are accrued from now on earn by it."), "success")
     return redirect(url_for("points.sources"), 303)
 
@@ -317,13 +376,17 @@ def add_event_rule() -> Any:
     points = event.integer("event_points", low=1, required=True)
     limits = {field: event.integer(field, low=1, high=10_000) for field in ("per_day", "per_member")}
     pending = event.integer("pending_days", high=365) or 0
+    zone = context.console().settings.zone
+    starts, ends = event.time("event_starts_at", zone), event.time("event_ends_at", zone)
     if event.ok and points is not None:
         try:
-            new = earn_events.EventRule(name, kind, points, limits["per_day"], limits["per_member"], pending)
+            new = earn_events.EventRule(
+                name, kind, points, limits["per_day"], limits["per_member"], pending, starts, ends
+            )
             with writing() as session:
                 earn_events.create(session, new, actor(), context.now())
         except HuiliuError as error:
-            event.refuse(error, {"name": "event_name", "points": "event_points"}, "event_name")
+            event.refuse(error, EVENT_FIELDS, "event_name")
     if not event.ok:
         return _sources_page(Form(), event, 422)
     flash(gettext("Saved. Events that come in from now on bring points."), "success")

@@ -17,10 +17,10 @@ from werkzeug.wrappers import Response
 
 from core.errors import Conflict, InvalidInput
 from core.money import to_major
-from loyalty.models import PromotionRow
 from loyalty.promotions import notices, store
 from loyalty.promotions.explain import in_words
 from loyalty.promotions.model import Basket, Promotion
+from loyalty.promotions.models import PromotionRow
 from loyalty.promotions.notice import plain
 from loyalty.promotions.parse import read_request
 from loyalty.promotions.stacking import evaluate

@@ -160,7 +160,7 @@ def _payback_words(data: Any) -> list[str]:
 
 
 def need_row(result: Result, found: ReadOut) -> NeedRow:
-    write = writer(readouts.unit_of(result.metric, found.currency))
+    write = writer(readouts.unit_in(found, result.metric))
     return NeedRow(
         word("arm", result.arm),
         "–" if result.mde is None else write(result.mde),

@@ -31,6 +31,7 @@ from web.console.readout_words import (
     value_title,
     writer,
 )
+from web.refusals import said
 from web.words import word
 
 INTERACTION_BELOW = 0.05
@@ -90,6 +91,7 @@ class Full:
     by: list[tuple[str, str]]
     shown: str
     splits: list[Split]
+    splits_note: str
     money: list[Money]
     needs: list[NeedRow]
     needs_note: str
@@ -109,12 +111,13 @@ def full(row: Readout, by: str = "") -> Full:
         view=view,
         method=method(found),
         checks=[*map(check_row, found.checks), *(map(guard_row, found.guardrails) if trusted else ())],
-        sections=[_section(row.id, name, found) for name in names],
+        sections=[_section(row.id, number, name, found) for number, name in enumerate(names, 1)],
         over_time=_over_time(row.id, found) if trusted else [],
         over_time_note=_over_time_note(found),
         by=[(name, dimension_title(name)) for name in dimensions],
         shown=chosen.name if chosen else "",
         splits=[_split(row.id, one, chosen, found) for one in chosen.breakdowns] if chosen else [],
+        splits_note=_splits_note(chosen),
         money=money_of_all(row.id, settings, found) if trusted else [],
         needs=[need_row(one, found) for one in found.results if one.metric == goal and one.mde is not None],
         needs_note=needs_note(found),
@@ -125,8 +128,8 @@ def full(row: Readout, by: str = "") -> Full:
 # --- figures -------------------------------------------------------------------------------------
 
 
-def _section(readout_id: int, metric: str, found: ReadOut) -> Section:
-    unit = readouts.unit_of(metric, found.currency)
+def _section(readout_id: int, number: int, metric: str, found: ReadOut) -> Section:
+    unit, name_of = readouts.unit_in(found, metric), readouts.title_in(found, metric)
     results = [result for result in found.results if result.metric == metric]
     numbers = arm_numbers(found)
     rows, bars = [], []
@@ -137,13 +140,13 @@ def _section(readout_id: int, metric: str, found: ReadOut) -> Section:
         name = word("arm", result.arm)
         bars.append(Bar(name, effect.low, effect.estimate, effect.high, numbers[result.arm]))
         rows.append(_row(result, effect, found, unit, numbers[result.arm]))
-    title = gettext("%(metric)s: difference from the holdout, by variant", metric=word("metric", metric))
+    title = gettext("%(metric)s: difference from the holdout, by variant", metric=name_of)
     return Section(
         metric,
-        word("metric", metric),
-        _interval_picture(f"r{readout_id}-{metric}", title, bars, unit, found) if bars else None,
+        name_of,
+        _interval_picture(f"r{readout_id}-m{number}", title, bars, unit, found) if bars else None,
         rows,
-        [result.refused for result in results if result.refused],
+        [said(result.refused) for result in results if result.refused],
         _adjusted_note(results, found),
     )
 
@@ -156,14 +159,26 @@ def _chance(chance: float | None) -> str:
 
 
 def _adjusted_note(results: Sequence[Result], found: ReadOut) -> str:
-    adjusted = next((result.adjusted for result in results if result.adjusted), None)
-    if adjusted is None:
+    result = next((result for result in results if result.adjusted), None)
+    adjusted = result.adjusted if result is not None else None
+    if result is None or adjusted is None:
         return ""
+    measure = found.measures.get(result.metric)
+    days = found.covariate_days if measure is None else measure.covariate_days
+    if adjusted.theta is None:
+        return str(
+            gettext(
+                "Adjusted by both sides of the same ratio in the %(days)s days before assignment (CUPED): "
+                "%(share)s of the variance removed. The adjusted difference is the one that counts.",
+                days=i18n.number(days),
+                share=i18n.share(adjusted.removed),
+            )
+        )
     return str(
         gettext(
             "Adjusted by the same metric of the %(days)s days before assignment (CUPED, θ %(theta)s): "
             "%(share)s of the variance removed. The adjusted difference is the one that counts.",
-            days=i18n.number(found.covariate_days),
+            days=i18n.number(days),
             theta=i18n.number(adjusted.theta, 3),
             share=i18n.share(adjusted.removed),
         )
@@ -215,7 +230,7 @@ def _row(result: Result, effect: Effect, found: ReadOut, unit: charts.Unit, numb
 def _over_time(readout_id: int, found: ReadOut) -> list[Picture]:
     if found.timeline is None:
         return []
-    unit = readouts.unit_of(found.timeline.metric, found.currency)
+    unit = readouts.unit_in(found, found.timeline.metric)
     numbers = arm_numbers(found)
     return [_curve(readout_id, curve, unit, found, numbers[curve.arm]) for curve in found.timeline.curves]
 
@@ -244,7 +259,7 @@ def _curve(readout_id: int, curve: Curve, unit: charts.Unit, found: ReadOut, num
     title = gettext(
         "%(arm)s: difference in %(metric)s by days since assignment",
         arm=word("arm", curve.arm),
-        metric=word("metric", metric),
+        metric=readouts.title_in(found, metric),
     )
     return both.picture(f"r{readout_id}-days-{number}", title, charts.Table(headings, rows))
 
@@ -254,19 +269,35 @@ def _over_time_note(found: ReadOut) -> str:
         return ""
     return str(
         gettext(
-            "Of members assigned that many days ago, unadjusted. The dark band is for one look; "
-            "the light one holds "
+            "Of members assigned that many days ago. The dark band is for one look; the light one holds "
             "however often one looks (confidence sequence, narrowest at N* = %(tuning)s members).",
             tuning=i18n.number(found.timeline.tuning),
         )
-    )
+    ) + _adjusted_too(found.timeline.adjusted)
+
+
+def _adjusted_too(adjusted: bool) -> str:
+    """Said below the days and the groups."""
+    if adjusted:
+        text = gettext(
+            "Adjusted as the headline is: by the same metric before assignment (CUPED), θ from all arms "
+            "together."
+        )
+    else:
+        text = gettext("Unadjusted: the raw differences.")
+    # Chinese sentences follow each other without a space.
+    return f"{'' if i18n.language() == 'zh' else ' '}{text}"
+
+
+def _splits_note(dimension: Dimension | None) -> str:
+    return "" if dimension is None else _adjusted_too(dimension.adjusted).strip()
 
 
 # --- by dimension --------------------------------------------------------------------------------
 
 
 def _split(readout_id: int, one: Breakdown, dimension: Dimension, found: ReadOut) -> Split:
-    unit = readouts.unit_of(dimension.metric, found.currency)
+    unit = readouts.unit_in(found, dimension.metric)
     number = arm_numbers(found)[one.arm]
     bars = [
         Bar(
@@ -282,7 +313,7 @@ def _split(readout_id: int, one: Breakdown, dimension: Dimension, found: ReadOut
     title = gettext(
         "%(arm)s: difference in %(metric)s by %(dimension)s",
         arm=word("arm", one.arm),
-        metric=word("metric", dimension.metric),
+        metric=readouts.title_in(found, dimension.metric),
         dimension=dimension_title(dimension.name),
     )
     picture = None

@@ -55,6 +55,17 @@ def dimension_title(name: str) -> str:
     return titles.get(name, name)
 
 
+def metric_title(found: ReadOut, metric: str) -> str:
+    """What a metric of a read-out is called; beside the read-out's own of that name it has its version."""
+    measure = found.measures.get(metric)
+    if measure is None:
+        return word("metric", metric)
+    title = metric_words.title_of(measure.name)
+    if measure.name == metric:
+        return title
+    return str(gettext("%(metric)s (version %(number)s)", metric=title, number=measure.version))
+
+
 def value_title(dimension: str, value: str) -> str:
     """A value of a dimension for readers."""
     if value == UNKNOWN:

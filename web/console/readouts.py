@@ -12,8 +12,10 @@ from flask_babel import gettext
 from experiments import readout as frozen
 from experiments.models import Readout
 from experiments.readout_advice import Advice, advise
+from experiments.readout_form import DAYS
 from web import charts, i18n
-from web.console.readout_words import CheckRow, check_row, guard_row
+from web.console.readout_words import CheckRow, check_row, guard_row, metric_title
+from web.refusals import said
 from web.words import word
 
 GOALS = {"revenue": "revenue", "orders": "orders", "conversion": "converted"}
@@ -25,6 +27,7 @@ class MetricView:
     """One metric: its picture, and what could not be compared."""
 
     metric: str
+    title: str
     chart: charts.Chart | None
     rows: list[frozen.Result]
     unit: charts.Unit
@@ -56,24 +59,29 @@ def view(row: Readout) -> View:
     """A stored read-out, made ready for its page."""
     found = frozen.from_json(row.result)
     names = list(dict.fromkeys(result.metric for result in found.results))
-    goal = GOALS.get(str(row.settings.get("metric")), "revenue")
+    goal = goal_of(found, row.settings)
     names.sort(key=lambda name: name != goal)
-    goal = goal if goal in names else "revenue"
     language = i18n.content_locale()
-    advice = advise(found, language, goal, profits(row.settings))
+    advice = advise(found, language, goal, profits(row.settings), said)
     return View(
         row.id,
         row.kind,
         row.as_of,
         advice,
-        frozen.verdict(found, language, goal, advice.arms[0] if advice.arms else None),
+        frozen.verdict(found, language, goal, advice.arms[0] if advice.arms else None, said),
         found,
-        [_metric(row.id, name, found) for name in names],
+        [_metric(row.id, number, name, found) for number, name in enumerate(names, 1)],
         row.settings.get("roi"),
         row.settings.get("note"),
         found.trusted,
         [*map(check_row, found.checks), *(map(guard_row, found.guardrails) if found.trusted else ())],
     )
+
+
+def goal_of(found: frozen.ReadOut, settings: Mapping[str, Any]) -> str:
+    """The metric that a read-out is about; of one of before that was kept with it, its campaign's."""
+    goal = found.goal or GOALS.get(str(settings.get("metric")), "revenue")
+    return goal if any(result.metric == goal for result in found.results) else "revenue"
 
 
 def profits(settings: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
@@ -91,9 +99,25 @@ def unit_of(metric: str, currency: str | None) -> charts.Unit:
     return charts.Unit("share") if metric == "converted" else charts.Unit("number")
 
 
-def _metric(readout_id: int, metric: str, found: frozen.ReadOut) -> MetricView:
+def unit_in(found: frozen.ReadOut, metric: str) -> charts.Unit:
+    """How a metric of this read-out is written; days as plain numbers, whose title names them."""
+    if metric not in found.measures:
+        return unit_of(metric, found.currency)
+    kind = found.unit(metric)
+    if kind == "money":
+        return charts.Unit("money", found.currency) if found.currency else charts.Unit("number")
+    return charts.Unit("share") if kind == "share" else charts.Unit("number")
+
+
+def title_in(found: frozen.ReadOut, metric: str) -> str:
+    """What a metric of this read-out is called, with its unit where the figures do not show it."""
+    title = metric_title(found, metric)
+    return str(gettext("%(metric)s (days)", metric=title)) if found.unit(metric) == DAYS else title
+
+
+def _metric(readout_id: int, number: int, metric: str, found: frozen.ReadOut) -> MetricView:
     results = [result for result in found.results if result.metric == metric]
-    unit = unit_of(metric, found.currency)
+    unit, title = unit_in(found, metric), title_in(found, metric)
     shown = [result for result in results if result.absolute is not None]
     bars = [
         charts.Interval(word("arm", result.arm), effect.low, effect.estimate, effect.high)
@@ -103,8 +127,8 @@ def _metric(readout_id: int, metric: str, found: frozen.ReadOut) -> MetricView:
     chart = None
     if bars:
         chart = charts.intervals(
-            f"readout-{readout_id}-{metric}",
-            gettext("%(metric)s: difference from the holdout, by variant", metric=word("metric", metric)),
+            f"readout-{readout_id}-{number}",
+            gettext("%(metric)s: difference from the holdout, by variant", metric=title),
             bars,
             unit,
             heading=gettext("Variant"),
@@ -115,4 +139,5 @@ def _metric(readout_id: int, metric: str, found: frozen.ReadOut) -> MetricView:
                 n=i18n.number(sum(found.arms.values())),
             ),
         )
-    return MetricView(metric, chart, results, unit, [result.refused for result in results if result.refused])
+    refused = [said(result.refused) for result in results if result.refused]
+    return MetricView(metric, title, chart, results, unit, refused)

@@ -18,8 +18,9 @@ from core.errors import HuiliuError, InvalidInput
 from loyalty.abuse import review as decisions
 from loyalty.abuse import rules
 from loyalty.abuse.signals import CONFIRMED, DISMISSED, OPEN
-from loyalty.abuse.subjects import KINDS
+from loyalty.abuse.subjects import KINDS, SHARED_KINDS
 from web import context, i18n
+from web.console import review_form
 from web.context import actor, reading, require, writing
 from web.forms import Form
 from web.paging import wanted
@@ -53,6 +54,12 @@ STATE_WORDS: dict[str, object] = {
     DISMISSED: _("Dismissed"),
 }
 VERDICT_WORDS: dict[str, object] = {"hold": _("held for review"), "block": _("blocked")}
+UNIT_WORDS: dict[str, object] = {
+    str(rules.MINUTE_S): _("minutes"),
+    str(rules.HOUR_S): _("hours"),
+    str(rules.DAY_S): _("days"),
+    "1": _("seconds"),
+}
 TONES = {OPEN: "watch", CONFIRMED: "bad", DISMISSED: ""}
 
 
@@ -185,15 +192,43 @@ def withdraw(kind: str, digest: str) -> Response:
     return redirect(url_for("review.index"), 303)
 
 
+def _json_rules(form: Form) -> rules.Rules | None:
+    form.text("rules", required=True, limit=RULES_MAX)
+    value = form.json("rules")
+    if form.ok:
+        try:
+            return rules.parse(value)
+        except InvalidInput as error:
+            form.error("rules", said(error))
+    return None
+
+
 def _rules_page(form: Form, code: int = 200) -> tuple[str, int]:
-    return render_template("loyalty/review_rules.html", form=form), code
+    return render_template(
+        "loyalty/review_rules.html",
+        form=form,
+        velocity=review_form.places(form, review_form.VELOCITY),
+        shared=review_form.places(form, review_form.SHARED),
+        actions=[(action, ACTION_WORDS[action]) for action in rules.ACTIONS],
+        kinds=[(kind, KIND_WORDS[kind]) for kind in KINDS],
+        shared_kinds=[(kind, KIND_WORDS[kind]) for kind in SHARED_KINDS],
+        verdicts=[(verdict, VERDICT_WORDS[verdict]) for verdict in (rules.HOLD, rules.BLOCK)],
+        units=list(UNIT_WORDS.items()),
+    ), code
+
+
+def _json_page(form: Form, code: int = 200) -> tuple[str, int]:
+    return render_template("loyalty/review_rules_json.html", form=form), code
 
 
 @bp.get("/rules")
 @require(Permission.VIEW)
 def rules_page() -> Any:
-    stored = asdict(rules.load_rules(reading()))
-    return _rules_page(Form({"rules": json.dumps(stored, ensure_ascii=False, indent=1)}))
+    """The rules as a form; with ``as=json`` as a text, to take to another installation."""
+    stored = rules.load_rules(reading())
+    if request.args.get("as") == "json":
+        return _json_page(Form({"rules": json.dumps(asdict(stored), ensure_ascii=False, indent=1)}))
+    return _rules_page(review_form.form_of(stored))
 
 
 @bp.post("/rules")
@@ -201,15 +236,11 @@ def rules_page() -> Any:
 def save_rules() -> Any:
     """The rules that count from now on; what was found by the old ones stays."""
     form = Form(request.form)
-    form.text("rules", required=True, limit=RULES_MAX)
-    value = form.json("rules")
-    if form.ok:
-        try:
-            with writing() as session:
-                rules.save_rules(session, rules.parse(value), actor(), context.now())
-        except InvalidInput as error:
-            form.error("rules", said(error))
-    if not form.ok:
-        return _rules_page(form, 422)
+    as_json = "rules" in request.form
+    new = _json_rules(form) if as_json else review_form.read(form)
+    if new is None:
+        return _json_page(form, 422) if as_json else _rules_page(form, 422)
+    with writing() as session:
+        rules.save_rules(session, new, actor(), context.now())
     flash(gettext("Saved. The rules count from now on."), "success")
     return redirect(url_for("review.rules_page"), 303)

@@ -27,7 +27,8 @@ from core.contacts import ADDRESS_COLUMN, CHANNELS, mask
 from core.errors import HuiliuError, InvalidInput
 from core.models import Member
 from web import context, findings
-from web.console.channels import member_view, message_html, template_or_404
+from web.console.channels import address_label, member_view, message_html, template_or_404
+from web.console.template_form import LANGUAGE, contents_in, fields_of, languages_of, template_form
 from web.context import actor, reading, require, writing
 from web.forms import Form
 from web.queries import channels as queries
@@ -35,92 +36,9 @@ from web.refusals import said
 from web.roles import Permission
 
 bp = Blueprint("template_editor", __name__, url_prefix="/channels/templates")
-LANGUAGES = ("zh_CN", "en")
-"""The languages that a new template begins with; others are added in the editor."""
 MORE_LANGUAGES = ("zh_TW", "zh_HK", "ja", "ko", "th", "vi", "id", "ms", "de", "fr", "es", "pt", "it", "ru")
-FIELDS = {
-    "email": ("subject", "preheader", "html", "text"),
-    "sms": ("text", "provider_template", "params"),
-    "wechat": ("kind", "provider_template", "url", "data", "miniprogram", "text"),
-    "webhook": ("title", "body", "url", "data"),
-    "wecom": ("text", "link"),
-}
-PAIRS = ("params", "data", "miniprogram", "link")
 LOOKS = ("desktop", "phone", "dark")
-BODY_LIMIT = 500_000
 FOUND_MEMBERS = 8
-_LANGUAGE = re.compile(r"[a-z]{2,3}(_[A-Za-z]{2,8})*")
-
-
-# --- the form --------------------------------------------------------------------
-
-
-def fields_of(channel: str, contents: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    """The editor's fields of a channel: an e-mail written in MJML keeps MJML."""
-    if channel == "email" and any(fields.get("mjml") for fields in contents.values()):
-        return ("subject", "preheader", "mjml", "text")
-    return FIELDS.get(channel, ALL_FIELDS[channel])
-
-
-def _template_form(template: Any, contents: dict[str, dict[str, Any]]) -> Form:
-    data: dict[str, Any] = {"name": template.name, "channel": template.channel, "purpose": template.purpose}
-    for language, fields in contents.items():
-        for name, value in fields.items():
-            data[f"{language}.{name}"] = _lines(value) if isinstance(value, dict) else value
-    return Form(data)
-
-
-def _lines(values: dict[str, Any]) -> str:
-    return "\n".join(f"{name}: {text}" for name, text in values.items())
-
-
-def _languages(form: Form, kept: dict[str, dict[str, Any]]) -> list[str]:
-    """The tabs: those that always are, those saved, those added in the editor."""
-    added = [name for name in form.values("language") if _LANGUAGE.fullmatch(name) and len(name) <= 20]
-    return list(dict.fromkeys([*LANGUAGES, *kept, *added]))[: stored.MAX_LANGUAGES]
-
-
-def _contents(
-    form: Form, channel: str, kept: dict[str, dict[str, Any]] | None = None
-) -> dict[str, dict[str, Any]]:
-    """The languages that were filled in; fields that the editor does not offer stay as they were."""
-    known = kept or {}
-    offered = set(fields_of(channel, known)) | ({"mjml"} if form.value("has_mjml") else set())
-    contents: dict[str, dict[str, Any]] = {}
-    sent = {key.partition(".")[0] for key in form.data}
-    for language in _languages(form, known):
-        if language not in sent and language not in LANGUAGES and language in known:
-            contents[language] = known[language]
-            continue
-        fields: dict[str, Any] = {}
-        for name in ALL_FIELDS[channel]:
-            path = f"{language}.{name}"
-            if name not in offered:
-                continue
-            text = form.text(path, limit=BODY_LIMIT)
-            if name in PAIRS:
-                if pairs := _pairs(form, path, text):
-                    fields[name] = pairs
-            elif text:
-                fields[name] = text
-        untouched = {name: value for name, value in known.get(language, {}).items() if name not in offered}
-        if fields:
-            contents[language] = {**untouched, **fields}
-    if not contents:
-        form.error(f"{LANGUAGES[0]}.{ALL_FIELDS[channel][0]}", gettext("Fill in at least one language."))
-    return contents
-
-
-def _pairs(form: Form, name: str, text: str) -> dict[str, str]:
-    pairs = {}
-    for line in text.splitlines():
-        if not line.strip():
-            continue
-        key, colon, value = line.partition(":")
-        if not colon or not key.strip():
-            form.error(name, gettext("Write one a line, as name: text."))
-        pairs[key.strip()] = value.strip()
-    return pairs
 
 
 def _channel(name: str) -> str:
@@ -131,7 +49,7 @@ def _channel(name: str) -> str:
 
 def _edit_page(form: Form, channel: str, template: Any | None, code: int = 200) -> tuple[str, int]:
     kept = stored.written_of(reading(), template.id) if template is not None else {}
-    languages = _languages(form, kept)
+    languages = languages_of(form, kept)
     chosen = str(form.value("add") or form.value("preview"))
     wish = form.integer("member", high=2**53)
     member = reading().get(Member, wish) if wish else None
@@ -149,6 +67,9 @@ def _edit_page(form: Form, channel: str, template: Any | None, code: int = 200) 
             purposes=PURPOSES,
             member=member,
             snippet_names=queries.snippet_names(reading()),
+            address_label=address_label(channel),
+            own_address=actor() if channel == "email" else "",
+            test_limit=trials.MAX_A_MINUTE,
         ),
         code,
     )
@@ -177,7 +98,7 @@ def create_post(channel: str) -> Any:
 @require(Permission.EDIT)
 def edit(template_id: int) -> Any:
     found = template_or_404(template_id)
-    return _edit_page(_template_form(found, stored.written_of(reading(), template_id)), found.channel, found)
+    return _edit_page(template_form(found, stored.written_of(reading(), template_id)), found.channel, found)
 
 
 @bp.post("/<int:template_id>/edit")
@@ -199,7 +120,7 @@ def _with_language(form: Form, channel: str, template: Any | None) -> Any:
 def _save(form: Form, name: str, channel: str, editing: Any | None) -> Any:
     purpose = editing.purpose if editing is not None else form.choice("purpose", PURPOSES)
     kept = stored.written_of(reading(), editing.id) if editing is not None else None
-    contents = _contents(form, channel, kept)
+    contents = contents_in(form, channel, kept)
     template_id = editing.id if editing is not None else None
     if form.ok:
         try:
@@ -261,10 +182,10 @@ def _shown(form: Form, *, checked: bool = True) -> Shown:
     if channel not in CHANNELS:
         abort(400)
     language = str(form.value("preview"))
-    if not _LANGUAGE.fullmatch(language):
+    if not LANGUAGE.fullmatch(language):
         abort(400)
     form.data.add("language", language)
-    fields = _contents(form, channel).get(language, {})
+    fields = contents_in(form, channel).get(language, {})
     number = form.integer("member", high=2**53)
     member = session.get(Member, number) if number else None
     shown = Shown(channel, language, form, member if member and member.erased_at is None else None)
@@ -339,7 +260,7 @@ def live() -> str:
     shown = _shown(Form(request.form))
     available = [
         language
-        for language in _languages(shown.form, {})
+        for language in languages_of(shown.form, {})
         if any(shown.form.value(f"{language}.{name}") for name in ALL_FIELDS[shown.channel])
     ]
     locale = shown.member.locale if shown.member else shown.language
@@ -422,6 +343,48 @@ def send_test(template_id: int) -> AnyResponse:
         return redirect(f"{back}#test", 303)
     flash(gettext("Queued. It leaves with the next delivery; this page shows what becomes of it."), "success")
     return redirect(url_for("messages.page", message_id=message_id), 303)
+
+
+@bp.post("/<int:template_id>/draft/test")
+@require(Permission.EDIT)
+def send_draft(template_id: int) -> str:
+    """Queue what stands in the editor of a template, for an address that was typed in; nothing is saved."""
+    found = template_or_404(template_id)
+    form, kept = Form(request.form), stored.written_of(reading(), template_id)
+    return _try_draft(form, found.channel, found.purpose, kept, template_id)
+
+
+@bp.post("/new/<channel>/test")
+@require(Permission.EDIT)
+def send_new_draft(channel: str) -> str:
+    """:func:`send_draft` for a template that is not saved yet."""
+    form = Form(request.form)
+    return _try_draft(form, _channel(channel), form.choice("purpose", PURPOSES), None, None)
+
+
+def _try_draft(
+    form: Form, channel: str, purpose: str, kept: dict[str, dict[str, Any]] | None, template_id: int | None
+) -> str:
+    """The open language's text as a test: a part of the page that says what became of it."""
+    language, address = str(form.value("preview")), str(form.value("address"))[:320]
+    fields = contents_in(form, channel, kept).get(language, {})
+    errors = {
+        path: text for path, text in form.errors.items() if path.partition(".")[0] in (language, "purpose")
+    }
+    error = next(iter(errors.values()), None)
+    if error is None and not fields:
+        error = gettext("Nothing is written in this language yet.")
+    message_id = None
+    if error is None:
+        draft = trials.Draft(channel, purpose, language, fields, template_id)
+        try:
+            with writing() as session:
+                message_id = trials.send_draft(
+                    session, context.console().settings, draft, address, actor(), context.now()
+                )
+        except HuiliuError as refused:
+            error = said(refused)
+    return render_template("channels/tried.html", error=error, message_id=message_id)
 
 
 @bp.get("/<int:template_id>/versions/<int:number>")

@@ -134,6 +134,36 @@ TEMPLATES: tuple[tuple[str, str, dict[str, dict[str, Any]]], ...] = (
                       "data": {"thing1": "{{ coupon.title }}", "character_string2": "{{ coupon.code }}"}},
         },
     ),
+    (
+        "new-arrivals-sms",
+        "sms",
+        {
+            "en": {"text": "New this week: {{ track(shop.url) }} Reply R to opt out",
+                   "provider_template": "SMS_100003", "params": {"link": "{{ track(shop.url) }}"}},
+            "zh_CN": {"text": "本周上新：{{ track(shop.url) }} 拒收请回复R",
+                      "provider_template": "SMS_100004", "params": {"link": "{{ track(shop.url) }}"}},
+        },
+    ),
+    (
+        "back-in-stock-wechat",
+        "wechat",
+        {
+            "en": {"kind": "subscription", "provider_template": "RESTOCK_EN", "url": "{{ shop.url }}",
+                   "data": {"thing1": "Back in stock", "thing2": "Order soon, few left"}},
+            "zh_CN": {"kind": "subscription", "provider_template": "RESTOCK_ZH", "url": "{{ shop.url }}",
+                      "data": {"thing1": "您关注的商品到货了", "thing2": "数量有限，点击查看"}},
+        },
+    ),
+    (
+        "coupon-app",
+        "webhook",
+        {
+            "en": {"title": "A coupon for you, {{ member.name }}", "body": "{{ coupon.title }}: {{ coupon.code }}",
+                   "url": "{{ shop.url }}", "data": {"screen": "coupons"}},
+            "zh_CN": {"title": "{{ member.name }}，送您一张券", "body": "{{ coupon.title }}：{{ coupon.code }}",
+                      "url": "{{ shop.url }}", "data": {"screen": "coupons"}},
+        },
+    ),
 )  # fmt: skip
 
 
@@ -156,7 +186,7 @@ def save_loyalty(session: Session, settings: Settings, by: str, now: datetime) -
 
 
 def save_templates(session: Session, settings: Settings, by: str, now: datetime) -> None:
-    """Check and keep the templates of the win-back campaign."""
+    """Check and keep the win-back campaign's templates, and one of each kind of message that it does not use."""
     for name, channel, contents in TEMPLATES:
         templates.save(
             session,

@@ -221,7 +221,7 @@ def _run_flows(story: Story, at: datetime) -> dict[str, Any]:
     import asyncio
 
     from campaigns.flows import run_campaign
-    from channels.flows import deliver
+    from campaigns.flows import deliver
     from segments.flows import fit_recommendations, nightly_refresh
 
     with story.step("flow nightly-refresh, as of 2017-10-01"):

@@ -76,12 +76,20 @@ def _add_twilio(
         query = request.query_string.decode("utf-8", "replace")
         url = f"{settings.base_url}{request.path}{'?' if query else ''}{query}"
         pairs = list(request.form.items(multi=True))
-        given = request.headers.get("X-Twilio-Signature", "")
-        if not raw or not twilio.signed(settings.twilio_auth_token, url, pairs, given):
+        given, token = request.headers.get("X-Twilio-Signature", ""), settings.twilio_auth_token
+        form = not request.is_json
+        known = (
+            twilio.signed(token, url, pairs, given) if form else twilio.signed_json(token, url, raw, given)
+        )
+        if not raw or not known:
             return _twiml("<Response/>", HTTPStatus.FORBIDDEN)
         try:
-            client_id = request.args.get("message", "")
-            found = twilio.twilio_callback(dict(pairs), client_id, now())
+            name = request.args.get("message", "")
+            found = (
+                twilio.twilio_callback(dict(pairs), name, now())
+                if form
+                else twilio.twilio_json(raw, name, now())
+            )
         except InvalidInput:
             return _twiml("<Response/>", HTTPStatus.BAD_REQUEST)
         _take(database, found, now())

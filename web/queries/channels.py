@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from channels import circuit as circuits
 from channels import snippets
 from channels.models import (
     Account,
@@ -61,11 +62,14 @@ class Queue:
     suppressed: int
     sent_lately: int
     """Messages that left within ``RATE_WITHIN``."""
+    circuit: circuits.Shown | None = None
+    """The account's circuit breaker where it is not closed."""
 
 
 def templates(session: Session, *, archived: bool = False) -> list[TemplateRow]:
     """Templates by name with the languages of their current version; two queries."""
-    query = sa.select(Template).order_by(Template.name)
+    # What was never saved stands for tests of what was typed.
+    query = sa.select(Template).where(Template.version > 0).order_by(Template.name)
     query = query.where(Template.archived_at.is_not(None) if archived else Template.archived_at.is_(None))
     found = session.scalars(query).all()
     contents = session.execute(
@@ -121,7 +125,7 @@ def template_versions(session: Session, template_id: int) -> list[tuple[int, str
 
 
 def queues(session: Session, now: datetime | None = None) -> list[Queue]:
-    """Every channel's state; five queries. Without ``now`` the rate is not counted."""
+    """Every channel's state; five queries. Without ``now`` neither the rate nor the breaker is told."""
     counts = session.execute(
         sa.select(Message.channel, Message.state, sa.func.count()).group_by(Message.channel, Message.state)
     ).all()
@@ -158,6 +162,7 @@ def queues(session: Session, now: datetime | None = None) -> list[Queue]:
                 account.on_unknown if account else "keep",
                 suppressed.get(channel, 0),
                 lately.get(channel, 0),
+                circuits.shown(account, now) if account and now is not None else None,
             )
         )
     return found

@@ -10,8 +10,8 @@ import pytest
 
 from core.db import Database
 from core.models import Product
-from loyalty.models import PromotionRow
 from loyalty.promotions import ceiling, store
+from loyalty.promotions.models import PromotionRow
 from tests.loyalty.data import NOW
 from tests.loyalty.promotions.cases import ZONE, Json, off, percent
 from tests.web import seed

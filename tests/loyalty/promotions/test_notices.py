@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from core.db import Database
 from core.errors import Conflict
 from core.models import AuditEntry
-from loyalty.models import PromotionNotice, PromotionRow
 from loyalty.promotions import notices, store
 from loyalty.promotions.conditions import TYPES
+from loyalty.promotions.models import PromotionNotice, PromotionRow
 from loyalty.promotions.notice import notice, plain, to_texts
 from loyalty.promotions.parse import read_promotion
 from tests.conftest import count

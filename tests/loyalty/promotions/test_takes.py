@@ -18,8 +18,8 @@ from core.db import Database
 from core.errors import Conflict, InvalidInput, NotFound
 from core.settings import Settings
 from loyalty import flows
-from loyalty.models import PromotionRow
 from loyalty.promotions import store, takes
+from loyalty.promotions.models import PromotionRow
 from loyalty.promotions.takes import MemberLimit, NotInForce, Resolved, SoldOut
 from tests.conftest import count
 from tests.loyalty.data import NOW, add_members, scalar, together

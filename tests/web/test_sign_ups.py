@@ -134,13 +134,19 @@ def test_rows_that_were_refused_leave_no_trace(db: Database, post: Post) -> None
         ("d-1", "rows[1].client"),
     ],
 )
-def test_a_client_that_cannot_be_read_is_named_and_nothing_loads(
+def test_a_row_whose_client_cannot_be_read_is_refused_and_the_others_load(
     db: Database, post: Post, client: Any, field: str
 ) -> None:
-    code, body = post("members", {"member_id": "m1"}, {"member_id": "m2", "client": client})
-    assert code == 422
-    assert field in str(body)
-    assert count(db, "members") == 0
+    code, body = post(
+        "members", {"member_id": "m1"}, {"member_id": "m2", "client": client}, {"member_id": "m3"}
+    )
+    assert code == 200
+    assert (body["rows"], body["inserted"]) == (3, 2)
+    [refused] = body["rejected"]
+    assert refused["index"] == 1
+    assert refused["reason"].startswith(f"{field}: ")
+    with db.read() as session:
+        assert set(session.scalars(sa.select(Member.external_id))) == {"m1", "m3"}
 
 
 def test_who_is_allowed_or_dismissed_is_left_alone(db: Database, post: Post) -> None:

@@ -39,16 +39,20 @@ def add_imports(
         def view(body: schemas.RowsIn) -> dict[str, Any]:
             rejected: list[dict[str, Any]] = []
             with database.read() as session:
-                signing_up = sign_ups.of_rows(session, kind, body.rows, body.source)
+                signing_up, unreadable = sign_ups.of_rows(session, kind, body.rows, body.source)
+            # An empty row is refused too, so the others keep their numbers; the reason is the client's.
+            rows = [{} if index in unreadable else row for index, row in enumerate(body.rows)]
             report = imports.load_rows(
                 database,
                 kind,
-                imports.numbered(body.rows),
+                imports.numbered(rows),
                 settings=settings,
                 source=body.source,
                 now=clock(),
                 consents=optin.importer(settings),
-                on_reject=lambda found: rejected.append({"index": found.line - 1, "reason": found.reason}),
+                on_reject=lambda found: rejected.append(
+                    {"index": found.line - 1, "reason": unreadable.get(found.line - 1, found.reason)}
+                ),
             )
             refused = {int(found["index"]) for found in rejected}
             found = [one for one in signing_up if one.index not in refused]

@@ -7,7 +7,7 @@ rows load whatever is found: the shop has made the member already; what was foun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -42,41 +42,56 @@ class SignUp:
     subjects: Mapping[str, str]
 
 
-def of_rows(session: Session, kind: str, rows: Sequence[dict[str, Any]], source: str) -> list[SignUp]:
+def of_rows(
+    session: Session, kind: str, rows: Sequence[dict[str, Any]], source: str
+) -> tuple[list[SignUp], dict[int, str]]:
     """The sign-ups among rows that are about to be imported; takes ``client`` out of members' rows.
 
-    InvalidInput names the field (``rows[3].client.ip``) of a client that cannot be read.
+    And by index why a row's client cannot be read (``rows[3].client.ip: …``): such a row must not load, since
+    the member would be there and the sign-up unseen.
     """
     if kind == EVENTS:
-        return [
-            SignUp(index, str(row["member_id"]), subjects)
+        named = [
+            (index, row)
             for index, row in enumerate(rows)
             if row.get("kind") == SIGN_UP and row.get("member_id")
-            if (subjects := _of_event(row, f"rows[{index}].properties"))
         ]
+        return _readable(named, lambda index, row: _of_event(row, f"rows[{index}].properties"))
     if kind != MEMBERS:
-        return []
+        return [], {}
     sent = {
         index: client
         for index, row in enumerate(rows)
         if (client := row.pop("client", None)) is not None and row.get("member_id")
     }
-    names = {str(rows[index]["member_id"]) for index in sent}
-    known = set(
-        session.scalars(
-            sa.select(Member.external_id).where(
-                Member.source == source, among(session, Member.external_id, names)
-            )
-        )
-        if names
-        else ()
+    known = _known(session, source, {str(rows[index]["member_id"]) for index in sent})
+    new = [(index, rows[index]) for index in sent if str(rows[index]["member_id"]) not in known]
+    return _readable(
+        new, lambda index, row: _of_client(sent[index], row.get("phone"), f"rows[{index}].client")
     )
-    return [
-        SignUp(index, name, subjects)
-        for index, client in sent.items()
-        if (name := str(rows[index]["member_id"])) not in known
-        if (subjects := _of_client(client, rows[index].get("phone"), f"rows[{index}].client"))
-    ]
+
+
+def _readable(
+    rows: Sequence[tuple[int, dict[str, Any]]], read: Callable[[int, dict[str, Any]], dict[str, str]]
+) -> tuple[list[SignUp], dict[int, str]]:
+    found, unreadable = [], {}
+    for index, row in rows:
+        try:
+            subjects = read(index, row)
+        except InvalidInput as error:
+            unreadable[index] = str(error)
+        else:
+            found += [SignUp(index, str(row["member_id"]), subjects)] if subjects else []
+    return found, unreadable
+
+
+def _known(session: Session, source: str, names: set[str]) -> set[str]:
+    if not names:
+        return set()
+    members = sa.select(Member.external_id)
+    return set(
+        session.scalars(members.where(Member.source == source, among(session, Member.external_id, names)))
+    )
 
 
 def _of_event(row: Mapping[str, Any], place: str) -> dict[str, str]:

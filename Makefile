@@ -1,6 +1,7 @@
 # Huiliu. Everything here needs Python 3.11 and make; `make install` gets the rest.
 PYTHON ?= python3
-JOBS ?= auto
+# One more than there are cores: some tests wait, for a browser or a server of their own.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 UV_VERSION = 0.13.9
 BIN = .venv/bin
 
@@ -41,8 +42,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Tests start dozens of processes, which all import the same: let Python keep what it compiled.
 test: lint
-	$(BIN)/pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -29,6 +29,12 @@ def pytest_configure() -> None:
     crypto.install(crypto.Keyring(base64.b64decode(SECRET)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: a worker that begins one at the end keeps all others waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def need(available: bool, what: str) -> None:
     """Skip with the reason where a server is missing; in CI, fail instead."""
     if available:

@@ -219,8 +219,9 @@ def test_the_plan_sets_the_number_of_members_its_sequence_is_narrowest_at(shop: 
     assert found.timeline is not None
     assert found.timeline.tuning == 800
     with shop.database.read() as session:
+        campaign = campaigns.by_name(session, "back")
         held = planning.held(
-            session, campaigns.by_name(session, "back"), as_of=LATER, assigned=found.arms, metric="revenue",
+            session, planning.subject(campaign), campaign.experiment_id, as_of=LATER, assigned=found.arms, metric="revenue",
             alpha=0.05, window_days=21,
         )  # fmt: skip
     assert held is not None

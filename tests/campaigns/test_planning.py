@@ -96,7 +96,14 @@ def test_a_plan_before_the_run_binds_and_one_after_it_does_not(shop: Shop) -> No
             ).all()
         )
         held = planning.held(
-            session, planning.subject(campaign), campaign.experiment_id, as_of=NOW, assigned=counts, metric="revenue", alpha=0.05, window_days=14
+            session,
+            planning.subject(campaign),
+            campaign.experiment_id,
+            as_of=NOW,
+            assigned=counts,
+            metric="revenue",
+            alpha=0.05,
+            window_days=14,
         )
     assert held is not None
     assert (held.row.version, held.plan) == (1, plan)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import need
-from tests.postgres import free_port
+from tests.postgres import fast_folder, free_port
 
 _MESSAGE_ID = re.compile(rb"^Message-ID: <([^>]+)>", re.MULTILINE)
 
@@ -58,7 +58,8 @@ def sink(*options: str, port: int | None = None, keep: bool = False) -> Iterator
     need(shutil.which("smtp-sink") is not None, "Postfix's smtp-sink")
     port = port or free_port()
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    with tempfile.TemporaryDirectory(prefix="huiliu-sink-") as name:
+    # A file for each message: in memory, as thousands of them cost a disk more than they cost the server.
+    with tempfile.TemporaryDirectory(prefix="huiliu-sink-", dir=fast_folder()) as name:
         folder = Path(name)
         folder.chmod(0o777)  # it writes as nobody
         more = ["-d", f"{folder}/m."] if keep else []

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -31,7 +31,7 @@ from core.settings import Settings
 from tests.channels.seed import NOW, add_members, add_template, enqueue, row, states
 from tests.channels.smtp import Sink, sink
 from tests.conftest import SECRET
-from tests.postgres import free_port
+from tests.postgres import Cluster, free_port
 
 MANY = 300
 LOTS = 20_000
@@ -207,7 +207,6 @@ def sent(database: Database) -> int:
 
 
 def _die_and_come_back(database: Database, settings: Settings, number: int, workers: int) -> None:
-    fill(database, settings, number)
     port = free_port()
     there = pointed(database, settings, f"smtp://127.0.0.1:{port}")
     with sink(port=port, keep=True) as first:
@@ -234,12 +233,12 @@ def _die_and_come_back(database: Database, settings: Settings, number: int, work
 
 
 def test_a_server_that_dies_in_the_middle(db: Database, settings: Settings) -> None:
+    fill(db, settings, 2_000)
     _die_and_come_back(db, settings, 2_000, 1)
 
 
 def _killed_workers(database: Database, settings: Settings, number: int) -> None:
     """Workers die by -9 again and again; after the leases have ended the rest is sent."""
-    fill(database, settings, number)
     with sink(keep=True) as server:
         there = pointed(database, settings, server.url)
         for turn in range(2):
@@ -271,6 +270,7 @@ run_delivery(Database(load().url), load(), channels=["email"])
 
 
 def test_workers_killed_again_and_again(pg_db: Database, settings: Settings) -> None:
+    fill(pg_db, settings, 5_000)
     _killed_workers(pg_db, settings, 5_000)
 
 
@@ -284,6 +284,27 @@ def test_an_erased_address_is_not_sent_what_waits(sqlite_db: Database, settings:
 
 
 # --- 20,000 messages, through the command line ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lots(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database with so many messages, which each test copies."""
+    name = cluster.create()
+    database = Database(cluster.url(name))
+    fill(database, Settings(home=tmp_path_factory.mktemp("lots"), secret=SECRET, _env_file=None), LOTS)
+    database.dispose()
+    yield name
+    cluster.drop(name)
+
+
+@pytest.fixture
+def lots_db(cluster: Cluster, lots: str) -> Iterator[Database]:
+    name = cluster.create(lots)
+    database = Database(cluster.url(name))
+    yield database
+    database.dispose()
+    cluster.drop(name)
+
 
 SLOW: Sequence[tuple[Sequence[str], dict[str, int] | None]] = (
     ((), {"sent": LOTS}),
@@ -301,38 +322,32 @@ SLOW: Sequence[tuple[Sequence[str], dict[str, int] | None]] = (
     ("options", "expected"), SLOW, ids=lambda value: "".join(value) if isinstance(value, tuple) else ""
 )
 def test_twenty_thousand(
-    pg_db: Database, settings: Settings, options: Sequence[str], expected: dict[str, int] | None
+    lots_db: Database, settings: Settings, options: Sequence[str], expected: dict[str, int] | None
 ) -> None:
-    fill(pg_db, settings, LOTS)
     with sink(*options, keep=True) as server:
-        found = by_command(pointed(pg_db, settings, server.url), 2)
+        found = by_command(pointed(lots_db, settings, server.url), 2)
         if expected is not None:
             assert found == expected
         else:
             assert found["unknown"] <= 2 * (SILENT + 20)
-            assert sum(states(pg_db).values()) == LOTS
-        check_books(pg_db, server, LOTS)
+            assert sum(states(lots_db).values()) == LOTS
+        check_books(lots_db, server, LOTS)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_thousand_to_a_slow_server(pg_db: Database, settings: Settings) -> None:
-    template = add_template(pg_db, settings, "email")
-    for part in range(100):
-        numbers = range(part * 200 + 1, part * 200 + 201)
-        add_members(pg_db, numbers)
-        enqueue(pg_db, *[row(n, "email", template) for n in numbers])
-    _spread(pg_db)
+def test_twenty_thousand_to_a_slow_server(lots_db: Database, settings: Settings) -> None:
+    _spread(lots_db)
     # Its own limit of 256 clients would let the rest wait for a greeting: that has a test of its own.
     with sink("-w", "1", "-m", "512", keep=True) as server:
-        there = pointed(pg_db, settings, f"{server.url}?connections=200")
+        there = pointed(lots_db, settings, f"{server.url}?connections=200")
         found = by_command(there, 2)
         assert found["sent"] == LOTS
         assert found.keys() <= {"sent", "deferred"}, (
             "what a batch had no time for goes back and is sent later"
         )
-        assert states(pg_db) == {"sent": LOTS}
-        check_books(pg_db, server, LOTS)
+        assert states(lots_db) == {"sent": LOTS}
+        check_books(lots_db, server, LOTS)
 
 
 def _spread(database: Database) -> None:
@@ -340,22 +355,25 @@ def _spread(database: Database) -> None:
     from core.contacts import blind_index
 
     with database.write() as session:
-        for number in session.scalars(sa.select(Member.id)).all():
-            address = f"m{number}@example{number % 100}.com"
-            session.execute(
-                sa.update(Member)
-                .where(Member.id == number)
-                .values(email=address, email_index=blind_index("email", address))
-            )
+        addresses = {
+            number: f"m{number}@example{number % 100}.com" for number in session.scalars(sa.select(Member.id))
+        }
+        session.execute(
+            sa.update(Member),
+            [
+                {"id": number, "email": address, "email_index": blind_index("email", address)}
+                for number, address in addresses.items()
+            ],
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_thousand_and_a_server_that_dies(pg_db: Database, settings: Settings) -> None:
-    _die_and_come_back(pg_db, settings, LOTS, 2)
+def test_twenty_thousand_and_a_server_that_dies(lots_db: Database, settings: Settings) -> None:
+    _die_and_come_back(lots_db, settings, LOTS, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_thousand_and_killed_workers(pg_db: Database, settings: Settings) -> None:
-    _killed_workers(pg_db, settings, LOTS)
+def test_twenty_thousand_and_killed_workers(lots_db: Database, settings: Settings) -> None:
+    _killed_workers(lots_db, settings, LOTS)

@@ -207,5 +207,7 @@ def test_the_schema_says_what_the_results_are(client: FlaskClient) -> None:
     assert {"advice", "checks", "guardrails", "plan", "verdicts"} <= set(
         document["components"]["schemas"]["ResultsOut"]["required"]
     )
-    results = document["components"]["schemas"]["ResultsOut"]
-    assert "fewer_members" in str(results), "the codes of deviations"
+    schemas = document["components"]["schemas"]
+    assert "#/components/schemas/ResultsOut.AdviceOut" in str(schemas["ResultsOut"])
+    assert schemas["ResultsOut.AdviceOut"]["properties"]["code"]["enum"][0] == "send"
+    assert "fewer_members" in schemas["ResultsOut.DeviationOut"]["properties"]["code"]["enum"]

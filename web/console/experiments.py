@@ -198,8 +198,8 @@ def page(experiment_id: int) -> Any:
 
 
 def _plan(row: Experiment) -> dict[str, Any]:
-    """The plan that binds its read-out, or the newest; whether one can be made, and fits the arms; the days that a
-    read-out counts."""
+    """The plan that binds its read-out, or the newest: whether one can be made, whether it fits the arms, and
+    the days that a read-out counts."""
     if row.unit != experiments.MEMBER or row.allocation != experiments.FIXED:
         return {"can": False, "row": None, "fits": True, "days": USUAL_WINDOW}
     rows = plans.versions(reading(), plans.subject_of(plans.EXPERIMENT, row.name))

@@ -6,23 +6,26 @@ and its page says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
 from flask import Blueprint, render_template, request
 from flask_babel import gettext
 
-from campaigns import attribution, paths
+from campaigns import attribution, paths, programme_worth
 from campaigns.overlap import Overlap, overlap, scan_cells
+from campaigns.roi import Roi
 from campaigns.spec import HOLDOUT
-from core.errors import InvalidInput, NotFound
+from core.errors import InvalidInput
 from experiments import control, readout
 from experiments.assignment import assigned
 from experiments.moments import MARGIN, MAX_WINDOW_DAYS, REVENUE
-from web import charts, context, i18n
+from web import charts, charts_results, context, i18n
+from web.charts_results import Both, Picture
 from web.console import insight_forms, readouts
-from web.console.readout_words import CheckRow, check_row
+from web.console.readout_money import waterfall_steps
+from web.console.readout_words import CheckRow, check_row, writer
 from web.context import reading, require
 from web.forms import Form
 from web.queries import campaigns as queries
@@ -57,6 +60,16 @@ class Programme:
     found: readout.ReadOut
     checks: list[CheckRow]
     rows: list[Row]
+    profit: Profit | None
+
+
+@dataclass(frozen=True)
+class Profit:
+    """All marketing after its cost: a sentence, the waterfall, and the amounts."""
+
+    sentence: str
+    picture: Picture
+    worth: Roi
 
 
 @bp.get("/programme")
@@ -78,7 +91,15 @@ def programme() -> str:
             as_of=context.now(),
             currency=context.console().settings.shop_currency,
         )
-        shown = _programme(chosen, found, window)
+        worth = programme_worth.worth(
+            session,
+            context.console().engine(),
+            quarters[names.index(chosen)],
+            found,
+            window_days=window,
+            as_of=context.now(),
+        )
+        shown = _programme(chosen, found, window, worth)
     return render_template(
         "programme/programme.html",
         form=form,
@@ -89,7 +110,7 @@ def programme() -> str:
     )
 
 
-def _programme(quarter: str, found: readout.ReadOut, window: int) -> Programme:
+def _programme(quarter: str, found: readout.ReadOut, window: int, worth: Roi | None) -> Programme:
     rows = []
     for result in found.results:
         if result.absolute is not None:
@@ -99,8 +120,56 @@ def _programme(quarter: str, found: readout.ReadOut, window: int) -> Programme:
             picture = _intervals(f"programme-{result.metric}", title, [(name, result.absolute)], unit)
             rows.append(Row(title, result, unit, picture))
     return Programme(
-        _sentence(quarter, found, window), found, [check_row(check) for check in found.checks], rows
+        _sentence(quarter, found, window),
+        found,
+        [check_row(check) for check in found.checks],
+        rows,
+        None if worth is None else _profit(worth, quarter, window, found),
     )
+
+
+def _profit(worth: Roi, quarter: str, window: int, found: readout.ReadOut) -> Profit:
+    """What is left after messages, coupons and points, in one sentence and as a waterfall."""
+    currency = found.currency or ""
+    unit = charts.Unit("money", currency)
+    steps = waterfall_steps(asdict(worth))
+    write = writer(unit, axis=True)
+    both = Both(lambda width: charts_results.waterfall(width, steps, write))
+    rows = tuple((step.name, (step.amount, unit)) for step in steps)
+    table = charts.Table((gettext("Step"), gettext("Amount")), rows)
+    title = gettext("All marketing of %(quarter)s: from incremental revenue to profit", quarter=quarter)
+    picture = both.picture("programme-money", title, table)
+    return Profit(_profit_sentence(worth, window, found), picture, worth)
+
+
+def _profit_sentence(worth: Roi, window: int, found: readout.ReadOut) -> str:
+    currency, profit = found.currency or "", worth.profit
+
+    def whole(value: float) -> str:
+        return i18n.money(value, currency, whole=True)
+
+    values = {
+        "low": whole(profit.low), "high": whole(profit.high), "estimate": whole(profit.estimate),
+        "cost": whole(worth.cost.total), "n": i18n.number(found.arms.get(control.MEASURED, 0)),
+        "days": window,
+    }  # fmt: skip
+    if profit.low > 0:
+        return str(gettext(
+            "After a cost of %(cost)s it earned: the profit of the %(n)s members with marketing within "
+            "%(days)s days is %(estimate)s, between %(low)s and %(high)s.",
+            **values,
+        ))  # fmt: skip
+    if profit.high < 0:
+        return str(gettext(
+            "It cost more than it earned: after a cost of %(cost)s the profit of the %(n)s members with "
+            "marketing within %(days)s days is %(estimate)s, between %(low)s and %(high)s.",
+            **values,
+        ))  # fmt: skip
+    return str(gettext(
+        "Whether it paid for its cost of %(cost)s is open: the profit of the %(n)s members with marketing "
+        "within %(days)s days lies between %(low)s and %(high)s.",
+        **values,
+    ))  # fmt: skip
 
 
 def _sentence(quarter: str, found: readout.ReadOut, window: int) -> str:
@@ -163,7 +232,8 @@ def _intervals(id_: str, title: str, rows: list[tuple[str, Any]], unit: charts.U
 def overlap_page() -> str:
     """Do two campaigns take from each other? Members of both, by what chance gave them in each."""
     session, form = reading(), Form(request.args)
-    options = queries.with_holdout(session)
+    tested = {one.key: one for one in queries.with_holdout(session)}
+    options = [(key, _tested_title(one)) for key, one in tested.items()]
     names = [name for name, _ in options]
     first = form.choice("first", names, names[0] if names else "")
     second = form.choice("second", names, names[1] if len(names) > 1 else "")
@@ -175,7 +245,7 @@ def overlap_page() -> str:
             form.error("second", gettext("Choose two different campaigns."))
         else:
             try:
-                found = _overlap(first, second, metric, window)
+                found = _overlap(tested[first], tested[second], metric, window)
             except InvalidInput as error:
                 form.error("second", said(error))
     unit = readouts.unit_of(metric, context.console().settings.shop_currency)
@@ -192,14 +262,15 @@ def overlap_page() -> str:
     )
 
 
-def _overlap(first: str, second: str, metric: str, window: int) -> Overlap:
-    session = reading()
-    tables = []
-    for name in (first, second):
-        campaign = queries.by_name(session, name)
-        if campaign is None or campaign.experiment_id is None:
-            raise NotFound(f"There is no campaign “{name}” that has run.")
-        tables.append(assigned(session, campaign.experiment_id))
+def _tested_title(one: queries.Tested) -> str:
+    """The campaign's title; of an experiment of before a roll-out, also when that ended."""
+    if one.until is None:
+        return one.title
+    return str(gettext("%(title)s, until %(day)s", title=one.title, day=i18n.day(one.until)))
+
+
+def _overlap(first: queries.Tested, second: queries.Tested, metric: str, window: int) -> Overlap:
+    tables = [assigned(reading(), one.experiment_id) for one in (first, second)]
     cells = scan_cells(
         context.console().engine(),
         tables[0],

@@ -220,8 +220,7 @@ def _set_up(story: Story, at: datetime) -> None:
 def _run_flows(story: Story, at: datetime) -> dict[str, Any]:
     import asyncio
 
-    from campaigns.flows import run_campaign
-    from campaigns.flows import deliver
+    from campaigns.flows import deliver, run_campaign
     from segments.flows import fit_recommendations, nightly_refresh
 
     with story.step("flow nightly-refresh, as of 2017-10-01"):

@@ -291,16 +291,38 @@ def run_titles(session: Session) -> dict[int, str]:
     return {row.id: row.title for row in session.execute(query)}
 
 
-def with_holdout(session: Session) -> list[tuple[str, str]]:
-    """(name, title) of the campaigns that ran and held members out, the newest first."""
+@dataclass(frozen=True)
+class Tested:
+    """An experiment of a campaign with members held out. ``key``: the campaign's name; of an experiment of
+    before a roll-out, the experiment's. ``until``: when that ended, None of the current one."""
+
+    key: str
+    title: str
+    experiment_id: int
+    until: datetime | None
+
+
+def with_holdout(session: Session) -> list[Tested]:
+    """Every experiment in which a campaign held members out, those of before a roll-out too, the newest
+    first."""
     query = (
-        sa.select(Campaign.name, Campaign.title)
-        .join(Experiment, Experiment.id == Campaign.experiment_id)
+        sa.select(Experiment.id, Experiment.name, Campaign.name, Campaign.title, Campaign.experiment_id,
+                  Rollout.decided_at)
+        .outerjoin(
+            Rollout, sa.and_(Rollout.experiment_id == Experiment.id, Rollout.state == rollout.APPROVED)
+        )
+        .join(Campaign, sa.or_(Campaign.experiment_id == Experiment.id, Campaign.id == Rollout.campaign_id))
         .where(Experiment.control == HOLDOUT)
-        .order_by(Experiment.created_at.desc(), Campaign.id.desc())
+        .order_by(Experiment.created_at.desc(), Campaign.id.desc(), Experiment.id.desc())
         .limit(MOST_CHOICES)
-    )
-    return [(name, title) for name, title in session.execute(query)]
+    )  # fmt: skip
+    found: dict[int, Tested] = {}
+    for number, experiment, name, title, current, decided in session.execute(query):
+        mine = current == number
+        found.setdefault(
+            number, Tested(name if mine else experiment, title, number, None if mine else decided)
+        )
+    return list(found.values())
 
 
 def control_quarters(session: Session) -> list[int]:

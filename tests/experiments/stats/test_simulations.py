@@ -14,7 +14,18 @@ import pytest
 from scipy import stats
 
 from experiments.moments import Moments
-from experiments.stats import bandit, bayes, cells, cuped, proportion, quantile, sequential, srm
+from experiments.stats import (
+    bandit,
+    bayes,
+    cells,
+    cuped,
+    estimate,
+    proportion,
+    quantile,
+    sequential,
+    srm,
+    strata,
+)
 from experiments.stats.estimate import Estimate
 from experiments.stats.joint import Joint, Mean
 
@@ -213,3 +224,35 @@ def test_a_bandit_regrets_less_than_an_equal_split_and_finds_the_best_arm() -> N
 def share(won: int, n: int) -> Moments:
     p = won / n if n else 0.0
     return Moments(n, p, p * (1 - p) * n / (n - 1) if n > 1 else 0.0)
+
+
+def test_strata_cover_at_their_level_and_take_away_the_variance_between_them() -> None:
+    rng, rounds, n, effect = np.random.default_rng(23), 4_000, 400, 0.3
+    weights, levels, spreads = (0.5, 0.3, 0.2), (0.0, 2.0, 6.0), (1.0, 1.0, 2.0)
+    inside = sum(w * s**2 for w, s in zip(weights, spreads, strict=True))
+    mean = sum(w * m for w, m in zip(weights, levels, strict=True))
+    between = sum(w * (m - mean) ** 2 for w, m in zip(weights, levels, strict=True))
+    covering, plain_errors, errors = 0, np.empty(rounds), np.empty(rounds)
+    claimed = np.empty(rounds)
+    for number in range(rounds):
+        stratum = rng.choice(3, size=(2, n), p=weights)
+        values = rng.normal(np.take(levels, stratum), np.take(spreads, stratum))
+        values[1] += effect
+        parts = {
+            arm: {
+                str(one): Estimate.of_mean(Moments.of(values[place, stratum[place] == one]))
+                for one in range(3)
+            }
+            for place, arm in enumerate(("control", "treated"))
+        }
+        whole = strata.post_stratify(parts)
+        found = estimate.compare(whole["treated"], whole["control"]).absolute
+        covering += found.low <= effect <= found.high
+        errors[number] = found.estimate - effect
+        claimed[number] = whole["treated"].var + whole["control"].var
+        plain_errors[number] = values[1].mean() - values[0].mean() - effect
+    assert near(covering / rounds, 0.95, rounds)
+    # Theory: what is left is the variance within strata, and of order 1/n more.
+    left = float(np.var(errors) / np.var(plain_errors))
+    assert left == pytest.approx(inside / (inside + between), rel=4 * math.sqrt(4 / rounds) + 3 / n)
+    assert float(claimed.mean()) == pytest.approx(float(np.var(errors)), rel=4 * math.sqrt(2 / rounds))

@@ -68,6 +68,13 @@ def test_an_arm_that_broke_a_planned_guardrail_is_not_recommended() -> None:
     assert advise(unsure, "en").kind == SEND
 
 
+def test_a_broken_guardrail_is_called_by_its_title_in_the_readers_language() -> None:
+    broken = [Guarded(metric, 1, "B", 0.1, BROKEN) for metric in ("return_rate", "complaints")]
+    out = replace(found(0, 20), guardrails=broken)
+    assert "broke the guardrail “Return rate”, “complaints”;" in advise(out, "en").sentence
+    assert "突破了护栏指标“退款率”、“complaints”；" in advise(out, "zh_CN").sentence
+
+
 def test_a_broken_split_recommends_nothing() -> None:
     out = found(0, 20, known=Known(previous_p=1e-9))
     advice = advise(out, "en")

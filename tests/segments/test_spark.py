@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,11 +43,13 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkEngine]:
     shop = Shop(folder)
     cases.build(shop)
     shop.snapshot()
+    interrupt = signal.getsignal(signal.SIGINT)
     with spark_cluster.running(folder) as master:
         session = open_session(master, **SMALL)
         session.sparkContext.setLogLevel("ERROR")
         yield SparkEngine(shop.engine.replica, session)
         session.stop()
+    signal.signal(signal.SIGINT, interrupt)  # Spark's own handler asks a session that has ended
 
 
 @pytest.fixture(scope="module")

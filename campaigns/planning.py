@@ -212,10 +212,11 @@ def held_readout(
     as_of: datetime,
     settings: Mapping[str, Any],
 ) -> Held | None:
-    """As :func:`held`, of a read-out as it was kept: ``settings`` say what it was made with."""
+    """As :func:`held`, of a read-out as it was kept, by the method and alpha that it was computed with;
+    ``settings``: the goal and the window of one that was kept before it knew them itself."""
     goal = found.goal or GOALS.get(str(settings.get("metric")), "revenue")
     measure = found.measures.get(goal)
-    days = settings.get("window_days")
+    days = settings.get("window_days") if found.window_days is None else found.window_days
     if measure is not None:
         # Retention has days of its own, which the plan's only have to reach.
         days = None if measure.kind == RETENTION else measure.until_day
@@ -227,7 +228,7 @@ def held_readout(
         assigned=found.arms,
         metric=goal if measure is None else measure.name,
         alpha=found.alpha,
-        method=str(settings.get("method", outlook.FIXED)),
+        method=found.method,
         window_days=days,
         metric_version=None if measure is None else measure.version,
     )

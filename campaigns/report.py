@@ -23,7 +23,14 @@ from campaigns.roi import Interval, Payback, Roi, payback
 from core.errors import Conflict, NotFound
 from core.facts import MEMBERS, ORDERS
 from core.warehouse.engine import DuckEngine, Stored
-from experiments import planning, readout, readout_catalogue, readout_guardrails, readout_measure
+from experiments import (
+    planning,
+    readout,
+    readout_catalogue,
+    readout_guardrails,
+    readout_measure,
+    readout_plan,
+)
 from experiments.assignment import assigned
 from experiments.experiments import VISITOR, check_comparable
 from experiments.models import Assignment, Experiment, Exposure
@@ -145,7 +152,10 @@ def of_shop(
         goal=goal(session, engine, subject, REVENUE, window_days),
     )
     assignments = with_dimensions(session, engine, assigned(session, experiment.id))
-    found = readout_measure.measure(engine, assignments, wanted, known(session, experiment, as_of, subject))
+    wanted, about = readout_plan.bind(
+        session, subject, experiment.id, wanted, known(session, experiment, as_of, subject)
+    )
+    found = readout_measure.measure(engine, assignments, wanted, about)
     guarded = readout_guardrails.evaluate(session, engine, assignments, subject, experiment.control, as_of)
     return replace(found, readout=replace(found.readout, guardrails=guarded))
 

@@ -24,7 +24,7 @@ from channels.models import Message
 from core.contacts import CHANNELS
 from core.errors import Conflict
 from core.warehouse.engine import DuckEngine
-from experiments import readout, readout_guardrails, readout_measure
+from experiments import readout, readout_guardrails, readout_measure, readout_plan
 from experiments.assignment import assigned
 from experiments.models import Experiment, Readout
 from experiments.moments import REVENUE
@@ -70,9 +70,10 @@ def result(
         goal=report.goal(session, engine, subject, usual, spec.window_days),
     )
     assignments = report.with_dimensions(session, engine, assigned(session, experiment.id))
-    measured = readout_measure.measure(
-        engine, assignments, wanted, report.known(session, experiment, as_of, subject)
+    wanted, known = readout_plan.bind(
+        session, subject, experiment.id, wanted, report.known(session, experiment, as_of, subject)
     )
+    measured = readout_measure.measure(engine, assignments, wanted, known)
     found = replace(
         measured.readout,
         guardrails=readout_guardrails.evaluate(

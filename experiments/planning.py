@@ -255,7 +255,7 @@ def held_against(
         if wrong:
             found.append(Deviation(code, planned, seen))
 
-    end = _end(plan, assigned_until)
+    end = reading_day(plan, assigned_until)
     early = end is not None and as_of < end and plan.method == FIXED
     differs(PLANNED_LATE, False, True, after_start)
     differs(READ_EARLY, end.isoformat() if end else None, as_of.isoformat(), early)
@@ -273,7 +273,7 @@ def held_against(
     return found
 
 
-def _end(plan: Plan, assigned_until: datetime | None) -> datetime | None:
+def reading_day(plan: Plan, assigned_until: datetime | None) -> datetime | None:
     """When the plan says it is read: on its day, and not before the last window has closed."""
     closed = None if assigned_until is None else assigned_until + timedelta(days=plan.duration_days)
     known = [one for one in (plan.ends_at, closed) if one is not None]

@@ -2,8 +2,8 @@
 
 Guarantees: no recommendation where the arms are not split as planned or too small; an arm is recommended only
 where its interval leaves nothing out (and its profit's too, where there is one); an arm that cannot be told
-from the best one is named beside it; who was looked at before is judged by intervals that allow that; an arm
-that broke a planned guardrail is never recommended.
+from the best one is named beside it; who was looked at before is judged by intervals that allow that, but for
+a plan's one look on its day; an arm that broke a planned guardrail is never recommended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from experiments.moments import REVENUE
 from experiments.readout_form import BROKEN, MONEY, ReadOut, Result
-from experiments.readout_words import Said, Shower, language_of, points, shown_p, split_p
+from experiments.readout_words import Said, Shower, language_of, points, shown_p, split_p, title
 from experiments.stats.effect import Effect
 
 SEND, CHOOSE, TEST, STOP, OPEN, NONE = "send", "choose", "test", "stop", "open", "none"
@@ -192,7 +192,7 @@ def _judge(fit: list[_Arm], arms: list[_Arm], write: _Writer) -> tuple[str, tupl
     harmful = sorted((arm for arm in arms if arm.better and arm not in fit), key=_worth, reverse=True)
     if harmful:
         first = harmful[0]
-        text = write("harm", first, guardrail="”, “".join(_broken(first.name, write.readout)))
+        text = write("harm", first, guardrail=write.titles(_broken(first.name, write.readout)))
         return STOP, (first.name,), text + _others(arms, (first.name,), write)
     if worse and len(worse) == len(arms):
         first = min(worse, key=lambda arm: arm.sign * arm.effect.estimate)
@@ -250,6 +250,12 @@ class _Writer:
             thing=points(self.readout, self.metric, self.language),
             need=self._need(arm),
             **(parts if key in ("test", "cost") else {"profit": profit}),
+        )
+
+    def titles(self, metrics: list[str]) -> str:
+        """Names of metrics, within the quotes of a sentence."""
+        return ("”、“" if self.language == "zh" else "”, “").join(
+            title(name, self.language) for name in metrics
         )
 
     def _number(self, value: float) -> str:

@@ -1,6 +1,7 @@
 """What a read-out consists of, and its JSON: frozen ones are read as they were, older ones without the rest.
 
-Guarantees: every part survives JSON unchanged; what an older read-out did not know yet is None or empty.
+Guarantees: every part survives JSON unchanged, what it was computed with (alpha, method, tuning, window)
+among them; what an older read-out did not know yet is None or empty, and its method is ``fixed``.
 """
 
 from __future__ import annotations
@@ -222,6 +223,8 @@ class ReadOut:
     measures: dict[str, Measure] = field(default_factory=dict)
     """Metrics of the catalogue among the results, by the name that they have there; the others are the
     read-out's own."""
+    window_days: int | None = None
+    """Days from assignment that the read-out's own metrics count; None: of before that was kept."""
 
     @property
     def ok(self) -> bool:
@@ -256,7 +259,7 @@ class ReadOut:
 
     def headline(self, result: Result) -> Effect | None:
         """The difference a member that counts: adjusted where there is a covariate, and always valid where
-        somebody has looked before."""
+        the method is ``sequential``."""
         comparison = self._comparison(result)
         return result.absolute if comparison is None else comparison.absolute
 

@@ -116,7 +116,7 @@ def measure(engine: Engine, assignments: pa.Table, wanted: Wanted, known: Known)
                 cells, goal.key, treated, wanted.control, wanted.alpha, theta
             ),
         )
-    return Measured(found, timeline(REVENUE))
+    return Measured(replace(found, window_days=wanted.window_days), timeline(REVENUE))
 
 
 def pace(assignments: pa.Table, as_of: datetime) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from core import money
 from experiments.moments import MARGIN, REVENUE
-from experiments.readout_form import DAYS, MONEY, SHARE, ReadOut
+from experiments.readout_form import DAYS, MONEY, SEQUENTIAL, SHARE, ReadOut
 
 MONEY_METRICS = (REVENUE, MARGIN)
 
@@ -35,6 +35,31 @@ METRIC_WORDS = {
         "repurchase": "复购率",
     },
 }
+METRIC_TITLES = {
+    "en": {
+        "revenue": "Revenue",
+        "margin": "Margin",
+        "orders": "Orders",
+        "converted": "Conversion",
+        "order_value": "Average order value",
+        "units": "Units",
+        "return_rate": "Return rate",
+        "unsubscribes": "Unsubscribes",
+        "repurchase": "Bought again",
+    },
+    "zh": {
+        "revenue": "收入",
+        "margin": "毛利",
+        "orders": "订单",
+        "converted": "转化率",
+        "order_value": "客单价",
+        "units": "件数",
+        "return_rate": "退款率",
+        "unsubscribes": "退订",
+        "repurchase": "复购",
+    },
+}
+"""Names of the ready-made metrics that stand by themselves, as in a table."""
 _POINTS = {
     "converted": "conversion",
     "return_rate": "return rate",
@@ -49,6 +74,11 @@ Said = Callable[[str], str]
 def language_of(locale: str) -> str:
     """``zh`` for any ``zh…`` locale, else ``en``."""
     return "zh" if locale.lower().startswith("zh") else "en"
+
+
+def title(metric: str, language: str) -> str:
+    """A metric's name by itself: the ready-made ones are translated, the shop's own as the shop calls it."""
+    return METRIC_TITLES[language].get(metric, metric)
 
 
 def thing(readout: ReadOut, metric: str, language: str) -> str:
@@ -102,6 +132,9 @@ _SENTENCES = {
         "small": " The sample is small: only {smallest} members in the smallest arm.",
         "open": " Preliminary: the window of {open} members is still open.",
         "looked": " Looked at before ({looks} times), so intervals and p hold at every look.",
+        "planned": (
+            " Looked at before ({looks} times); interval and p are those of the one look that was planned."
+        ),
     },
     "zh": {
         "nothing": "暂无结果：{why}",
@@ -123,6 +156,7 @@ _SENTENCES = {
         "small": "样本较小：人数最少的组仅 {smallest} 人。",
         "open": "初步结果：仍有 {open} 人的观察期未结束。",
         "looked": "此前已查看过 {looks} 次，因此采用随时有效的区间与 p 值。",
+        "planned": "此前已查看过 {looks} 次；区间与 p 值为计划中那一次查看的结果。",
     },
 }
 
@@ -182,12 +216,15 @@ def split_p(readout: ReadOut) -> float:
 
 
 def _caveats(readout: ReadOut, words: Mapping[str, str]) -> str:
-    keys = {"sample_size": "small", "windows_closed": "open", "peeking": "looked"}
-    return "".join(
+    keys = {"sample_size": "small", "windows_closed": "open"}
+    text = "".join(
         words[keys[check.name]].format(**check.detail)
         for check in readout.checks
         if not check.ok and check.name in keys
     )
+    if readout.looks:
+        text += words["looked" if readout.method == SEQUENTIAL else "planned"].format(looks=readout.looks)
+    return text
 
 
 def shown_p(value: float) -> str:

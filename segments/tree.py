@@ -277,5 +277,7 @@ def _explain_ratio(
         first, second = _defined(rate0, rate1)
         rate = (share0 + share1) / 2 * (second - first)
         mix = (share1 - share0) * ((first + second) / 2 - centre)
+        # What a group has above without anything below is no value of its own, but still part of that of all.
+        mix += (0.0 if below1 else above1 / whole[1][1]) - (0.0 if below0 else above0 / whole[0][1])
         found.append(GroupPart(group, rate0, rate1, rate + mix, rate, mix))
     return found

@@ -5,17 +5,24 @@ them: their median m, and their spread s = 1.4826 × the median absolute deviati
 weeks do not move (Hampel). The week is expected at before · exp(m), and is an alert outside of
 before · exp(m ± 3.5 s); 3.5 is the cut of Iglewicz and Hoaglin (1993). s is never below what counting alone
 makes, √(1/n₀ + 1/n₁) of the orders, buyers or visitors behind the figure, so that a small shop is not
-alarmed by chance. There is no seasonal term: 60 weeks hold one year, too few to tell a season from chance;
-look at the comparison with the same week last year beside it. In simulated weeks without a change about 3 in
+alarmed by chance.
+
+Season. One year of weeks is too few to estimate a season, but enough to recognise a swing that comes back.
+Let d be how far the week's change lies from m, and y how far the change of the week 52 weeks before lay from
+m, or that of the week before or after it (holidays move), in d's direction. The week is no alert where, of
+one of the three, y ≥ d/2 and d − y ≤ 3.5 s: last year swung the same way, at least half as much, and what is
+left over is not unusual by itself. Where one of the three changes is not known, nothing is explained by them.
+
+In simulated weeks without a change about 3 in
 1,000 figures are an alert, so that two weeks in a hundred have one. A week that is not over is never judged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from statistics import median
 from zoneinfo import ZoneInfo
@@ -28,6 +35,9 @@ from segments.tree_scan import GROUPS, Groups, groups
 
 HISTORY, LEAST = 26, 8
 CUT = 3.5
+YEAR = 52
+SAME = 0.5
+"""Share of a swing from which last year's counts as the same one."""
 NORMAL = 1.4826
 """Median absolute deviations of a normal distribution in a standard deviation."""
 WATCHED = (
@@ -38,6 +48,7 @@ _COUNTED = {
     tree.VISITORS: tree.VISITORS, tree.CONVERSION: tree.BUYERS, tree.NEW: tree.NEW,
     tree.RETURNING: tree.RETURNING,
 }  # fmt: skip
+_VISITS = (tree.VISITORS, tree.CONVERSION)
 NAMED = 5
 """Groups that are named for an alert."""
 
@@ -55,6 +66,9 @@ class Anomaly:
     high: float
     weeks: int
     basis: str
+    year_before: float | None = None
+    """53 weeks ago; like ``year``, the same week last year, None where the year before is not known."""
+    year: float | None = None
 
     @property
     def change(self) -> float:
@@ -67,8 +81,13 @@ class Anomaly:
         return math.log(self.after / self.expected) / half if self.after > 0 else -math.inf
 
 
-def judge(node: str, weeks: Sequence[Week], basis: str) -> Anomaly | None:
-    """Whether the last of the weeks (oldest first) is out of line for a node; None: no, or nobody knows."""
+def judge(
+    node: str, weeks: Sequence[Week], basis: str, year: Mapping[date, Week] | None = None
+) -> Anomaly | None:
+    """Whether the last of the weeks (oldest first) is out of line for a node; None: no, or nobody knows.
+
+    ``year``: weeks by their Monday, in which those of last year are looked for; None: in ``weeks``.
+    """
     values = [week.node(node, basis) for week in weeks[-(HISTORY + 2) :]]
     changes = [
         math.log(now / was)
@@ -87,7 +106,34 @@ def judge(node: str, weeks: Sequence[Week], basis: str) -> Anomaly | None:
     low, high = (expected * math.exp(sign * CUT * spread) for sign in (-1, 1))
     if low <= after <= high:
         return None
-    return Anomaly(node, weeks[-1].start, before, after, expected, low, high, len(changes), basis)
+    found = {week.start: week for week in weeks} if year is None else year
+    then = last_year(node, weeks[-1].start, found, basis)
+    if then is not None and after > 0 and explained(math.log(after / before), then, middle, spread):
+        return None
+    about = (None, None) if then is None else then[1:3]
+    return Anomaly(node, weeks[-1].start, before, after, expected, low, high, len(changes), basis, *about)
+
+
+def last_year(node: str, week: date, found: Mapping[date, Week], basis: str) -> tuple[float, ...] | None:
+    """A node 54, 53, 52 and 51 weeks before: the same week last year with its neighbours and what their
+    changes began at. None where one of them is not known, or 0."""
+    values = []
+    for back in (YEAR + 2, YEAR + 1, YEAR, YEAR - 1):
+        then = found.get(week - timedelta(weeks=back))
+        value = None if then is None else then.node(node, basis)
+        if value is None or value <= 0:
+            return None
+        values.append(value)
+    return tuple(values)
+
+
+def explained(change: float, then: Sequence[float], middle: float, spread: float) -> bool:
+    """Whether a logarithmic change is last year's again: see the rule above. ``then``: of :func:`last_year`;
+    ``middle`` and ``spread``: m and s of the weeks before."""
+    sign = 1 if change > middle else -1
+    size = sign * (change - middle)
+    swings = (sign * (math.log(now / was) - middle) for was, now in pairwise(then))
+    return any(swing >= SAME * size and size - swing <= CUT * spread for swing in swings)
 
 
 def anomalies(weeks: Sequence[Week], as_of: datetime, zone: ZoneInfo) -> list[Anomaly]:
@@ -100,7 +146,9 @@ def anomalies(weeks: Sequence[Week], as_of: datetime, zone: ZoneInfo) -> list[An
         return []
     basis = tree.basis_of(weeks[-(LEAST + 2) :])
     known = [week for week in weeks if week.events] if basis == tree.VISITS else list(weeks)
-    found = (judge(node, known, basis) for node in WATCHED)
+    # Who came is known only of weeks with events; what was bought, of all of them.
+    seen, bought = ({week.start: week for week in each} for each in (known, weeks))
+    found = (judge(node, known, basis, seen if node in _VISITS else bought) for node in WATCHED)
     return sorted((one for one in found if one is not None), key=lambda one: -abs(one.score))
 
 

@@ -56,6 +56,15 @@ def test_every_figure_and_way_of_dividing_is_answered(shop: Shop) -> None:
     assert "The parts of the groups sum to the change." in text
 
 
+def test_the_page_names_the_other_week_too_where_it_is_known(shop: Shop) -> None:
+    weeks = tree_scan.series(open_engine(shop.settings), LAST, ZONE, seed.NOW)
+    client = shop.client()
+    page, by_year = (client.get(f"/results/tree?against={one}").text for one in ("previous", "year"))
+    assert ("Against the same week last year: " in page) == (weeks[-53].gmv > 0)
+    assert ("Against the week before: " in by_year) == (weeks[-2].gmv > 0)
+    assert weeks[-2].gmv > 0
+
+
 def test_what_explains_an_anomaly_is_asked_for_after_the_page(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,7 +73,7 @@ class Asked:
 
     @property
     def before(self) -> date:
-        return self.week - timedelta(weeks=52 if self.against == YEAR else 1)
+        return self.week - timedelta(weeks=tree_alerts.YEAR if self.against == YEAR else 1)
 
     def address(self, **changes: str) -> dict[str, str]:
         return {
@@ -161,6 +161,8 @@ def index() -> str:
         basis=basis,
         change=change,
         sentence=sentence(change, basis, asked.against),
+        beside=beside(weeks, asked.against),
+        with_year=any(one.year is not None for one in alerts),
         cards=_cards(before, after, change, basis, {one.node for one in alerts}),
         picture=_waterfall(change, basis, asked),
         alerts=_explained(asked.week, alerts, why=request.args.get("why") == "1"),
@@ -328,20 +330,43 @@ def anomaly_sentence(one: Anomaly) -> str:
         "weeks": one.weeks,
     }
     if one.after < one.low:
-        return str(
-            gettext(
-                "%(what)s is unusually low: %(value)s, where %(weeks)s weeks let expect %(expected)s "
-                "(%(low)s to %(high)s).",
-                **values,
-            )
+        text = gettext(
+            "%(what)s is unusually low: %(value)s, where %(weeks)s weeks let expect %(expected)s "
+            "(%(low)s to %(high)s).",
+            **values,
         )
-    return str(
-        gettext(
+    else:
+        text = gettext(
             "%(what)s is unusually high: %(value)s, where %(weeks)s weeks let expect %(expected)s "
             "(%(low)s to %(high)s).",
             **values,
         )
+    if one.year is None or one.year_before is None:
+        return str(text)
+    return str(
+        gettext(
+            "%(text)s In the same week last year it was %(year)s, after %(before)s the week before.",
+            text=text,
+            year=figure(one.node, one.year),
+            before=figure(one.node, one.year_before),
+        )
     )
+
+
+def beside(weeks: Sequence[Week], against: str) -> str:
+    """Revenue of the last of the weeks against the other week that it may be compared with, in one sentence;
+    empty where that one is not known."""
+    after = weeks[-1]
+    start = after.start - timedelta(weeks=1 if against == YEAR else tree_alerts.YEAR)
+    other = next((week for week in weeks if week.start == start), None)
+    if other is None or other.gmv <= 0:
+        return ""
+    change = after.gmv / other.gmv - 1
+    sign = "+" if change > 0 else "−" if change < 0 else ""
+    values = {"change": f"{sign}{i18n.share(abs(change))}", "value": figure(tree.GMV, other.gmv)}
+    if against == YEAR:
+        return str(gettext("Against the week before: %(change)s (was %(value)s).", **values))
+    return str(gettext("Against the same week last year: %(change)s (was %(value)s).", **values))
 
 
 def cause_sentence(cause: Cause, _basis: str) -> str:
@@ -371,5 +396,6 @@ def moved() -> str:
         "tree/moved.html",
         after=after,
         sentence="" if empty else sentence(tree.change_of(before, after, deep=True), basis, PREVIOUS),
+        beside=beside(weeks, PREVIOUS),
         alerts=[anomaly_sentence(one) for one in tree_alerts.anomalies(weeks, now, zone)],
     )

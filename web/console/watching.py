@@ -168,7 +168,8 @@ def _tree_row(alert: Alert) -> Shown:
     detail = alert.detail
     names = ("node", "before", "after", "expected", "low", "high", "weeks", "basis")
     week = date.fromisoformat(detail["week"])
-    one = Anomaly(week=week, **{name: detail[name] for name in names})
+    of_year = {name: detail.get(name) for name in ("year", "year_before")}
+    one = Anomaly(week=week, **{name: detail[name] for name in names}, **of_year)
     reasons = [
         tree_pages.cause_sentence(
             Cause(item["by"], GroupPart(item["group"], None, None, 0, 0, 0), item["share"], item["size"]),

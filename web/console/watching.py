@@ -168,8 +168,9 @@ def _tree_row(alert: Alert) -> Shown:
     detail = alert.detail
     names = ("node", "before", "after", "expected", "low", "high", "weeks", "basis")
     week = date.fromisoformat(detail["week"])
-    of_year = {name: detail.get(name) for name in ("year", "year_before")}
-    one = Anomaly(week=week, **{name: detail[name] for name in names}, **of_year)
+    # Alerts of before have no figures of last year.
+    last_year: dict[str, Any] = {name: detail.get(name) for name in ("year_before", "year")}
+    one = Anomaly(week=week, **{name: detail[name] for name in names}, **last_year)
     reasons = [
         tree_pages.cause_sentence(
             Cause(item["by"], GroupPart(item["group"], None, None, 0, 0, 0), item["share"], item["size"]),

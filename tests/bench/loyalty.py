@@ -84,6 +84,7 @@ class Shop:
                 issued |= coupons.issue(session, batch, rows, NOW)
             self.codes = list(issued.values())
             self._numbered(session, per_client)
+            session.execute(sa.text("ANALYZE"))  # as the server does by itself within a minute
 
     def _numbered(self, session: Any, per_client: int) -> None:
         """Rows that pgbench can name by a number: codes, and members with a lot of points each."""

@@ -70,7 +70,8 @@ def add_value(page: Any, place: str, text: str) -> None:
     field = at(page, place)
     field.click()
     field.fill(text)
-    option = page.locator("#builder .combo-list:visible [role=option]").first
+    # By its text: the list of before is there until the new one has come.
+    option = page.locator("#builder .combo-list:visible [role=option]").filter(has_text=text).first
     option.wait_for()
     option.click()
 

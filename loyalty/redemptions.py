@@ -52,6 +52,7 @@ from loyalty.uses import (
 )
 
 __all__ = [
+    "COLUMNS",
     "REASONS",
     "REDEMPTIONS",
     "Redeemed",
@@ -71,7 +72,7 @@ __all__ = [
 REDEMPTIONS = "redemptions"
 """Name of the fact table of the warehouse."""
 _R, _C, _B = Redemption.__table__, Coupon.__table__, CouponBatch.__table__
-_COLUMNS = (
+COLUMNS = (
     "coupon_id",
     "member_id",
     "order_ref",
@@ -84,6 +85,7 @@ _COLUMNS = (
     "returned_basket_minor",
     "returned_discount_minor",
 )
+"""What a new use is written with."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -377,7 +379,7 @@ def _write(session: Session, taken: Sequence[_Taken]) -> list[Redeemed]:
         for use in taken
     )
     new = bulk_insert(
-        session, _R, _COLUMNS, rows, conflict=["idempotency_key"], returning=["idempotency_key", "id"]
+        session, _R, COLUMNS, rows, conflict=["idempotency_key"], returning=["idempotency_key", "id"]
     )
     ids: dict[str, int] = dict(new)
     for use in taken:

@@ -27,7 +27,7 @@ from loyalty import budgets
 from loyalty.batches import EXPIRED, HELD, REDEEMED, day_start, zone_of
 from loyalty.issuing import issue_detailed
 from loyalty.models import Coupon, CouponBatch, CouponHold, Redemption
-from loyalty.redemptions import REDEMPTIONS
+from loyalty.redemptions import COLUMNS, REDEMPTIONS
 from loyalty.requests import fingerprint
 from loyalty.settlement_plan import (
     BACK,
@@ -354,21 +354,6 @@ def _give_back(session: Session, back: Sequence[Any], by_id: Mapping[int, Any], 
     mark(session, REDEMPTIONS, [found.redeemed_at for found in back])
 
 
-_COLUMNS = (
-    "coupon_id",
-    "member_id",
-    "order_ref",
-    "basket_minor",
-    "discount_minor",
-    "currency",
-    "redeemed_at",
-    "idempotency_key",
-    "request_hash",
-    "returned_basket_minor",
-    "returned_discount_minor",
-)
-
-
 def _redeem(session: Session, uses: Sequence[Use]) -> int:
     """Write the uses; how many were new."""
     if not uses:
@@ -391,7 +376,7 @@ def _redeem(session: Session, uses: Sequence[Use]) -> int:
     new = bulk_insert(
         session,
         Redemption.__table__,
-        _COLUMNS,
+        COLUMNS,
         rows,
         conflict=["idempotency_key"],
         returning=["coupon_id"],

@@ -80,7 +80,9 @@ def rush(till: Till, names: Sequence[str]) -> dict[str, Any]:
     first = start(lambda: till.together("first"))
     assert till.inside.wait(10)
     others = {name: start(lambda name=name: till.together(name)) for name in names}  # type: ignore[misc]
+    deadline = time.monotonic() + 10
     while len(till.together._waiting) < len(names):
+        assert time.monotonic() < deadline, "somebody did not wait for the transaction under way"
         time.sleep(0.001)
     till.gate.set()
     for thread, _ in (first, *others.values()):

@@ -22,7 +22,7 @@ from campaigns.alerts import WATCH
 from campaigns.models import Campaign, CampaignRun, Rollout
 from campaigns.spec import HOLDOUT
 from core import audit
-from core.db import bulk_insert
+from core.bulk import bulk_insert
 from core.errors import Conflict, InvalidInput, NotFound
 from experiments import assignment
 from experiments.models import Assignment

@@ -27,8 +27,9 @@ from campaigns.plan import Ready
 from campaigns.programme import log_programme
 from campaigns.spec import HOLDOUT, CampaignSpec
 from channels import consent, outbox
+from core.bulk import bulk_insert
 from core.collector import paused
-from core.db import Database, bulk_insert
+from core.db import Database
 from core.errors import Conflict
 from core.settings import Settings
 from core.warehouse.engine import DuckEngine

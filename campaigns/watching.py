@@ -22,8 +22,9 @@ from campaigns.lights import Thresholds
 from campaigns.models import Alert, Campaign, CampaignRun, WatchDay, WatchRule
 from campaigns.rollout import Winner
 from core import audit
+from core.bulk import bulk_insert
 from core.contacts import normalise_email
-from core.db import Database, bulk_insert
+from core.db import Database
 from core.errors import Conflict, HuiliuError, InvalidInput
 from core.models import Preference
 from core.settings import Settings

@@ -18,8 +18,9 @@ from sqlalchemy.orm import Session
 
 from channels.models import Consent, ConsentEvent, Suppression
 from channels.sql import CONSENTS, is_postgres, table_of
+from core.bulk import bulk_insert
 from core.contacts import ADDRESS_COLUMN, CHANNELS
-from core.db import among, bulk_insert
+from core.db import among
 from core.errors import InvalidInput
 from core.imports import ConsentChange
 from core.models import Member

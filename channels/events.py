@@ -22,8 +22,9 @@ from channels.models import Consent, EarlyReceipt, Message, MessageEvent
 from channels.outbox import DELIVERED, FAILED, SENT, EventRow
 from channels.sql import mark_touches, table_of
 from channels.tracking import HUMAN
+from core.bulk import bulk_insert
 from core.contacts import ADDRESS_COLUMN
-from core.db import among, bulk_insert
+from core.db import among
 from core.imports import ConsentChange
 from core.models import Member
 

@@ -21,8 +21,9 @@ from channels.models import Consent, OptIn, Template
 from channels.outbox import OutboxRow
 from channels.sql import table_of
 from core import crypto
+from core.bulk import bulk_insert
 from core.contacts import EMAIL
-from core.db import among, bulk_insert, lock_rows
+from core.db import among, lock_rows
 from core.imports import ConsentChange
 from core.models import Member
 from core.settings import Settings

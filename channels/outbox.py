@@ -24,8 +24,9 @@ from sqlalchemy.orm import Session
 from channels import utm
 from channels.models import Account, Message, MessageEvent
 from channels.sql import table_of
+from core.bulk import bulk_count, bulk_insert
 from core.contacts import CHANNELS
-from core.db import among, bulk_count, bulk_insert
+from core.db import among
 from core.errors import InvalidInput
 
 QUEUED, LEASED, SENT, DELIVERED = "queued", "leased", "sent", "delivered"

@@ -23,9 +23,10 @@ from channels.claim import Claimed, release
 from channels.consent import MARKETING, SuppressionRow, set_many, suppress_many
 from channels.models import Account, Message
 from channels.outbox import CREATED, FAILED, KEEP, LEASED, QUEUED, SENT, SKIPPED, UNKNOWN, EventRow
-from channels.sql import mark_touches, table_of, update_each
+from channels.sql import mark_touches, table_of
 from channels.transports.base import Outcome, Reaction, TransportError
 from core import audit
+from core.bulk import update_each
 from core.contacts import EMAIL, SMS, WEBHOOK, WECHAT, WECOM
 from core.db import among
 from core.imports import ConsentChange

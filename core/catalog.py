@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import facts
-from core.db import among, bulk_insert
+from core.bulk import bulk_insert
+from core.db import among
 from core.models import Product, ProductChange
 from core.warehouse.replica import mark
 

@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import catalog, facts
+from core.bulk import bulk_insert
 from core.collector import paused
-from core.db import Database, among, bulk_insert
+from core.db import Database, among
 from core.errors import InvalidInput
 from core.models import Event, Member, Order, OrderLine, Preference, Product, Todo
 from core.rows import PARSERS, EventRow, LineRow, MemberRow, ProductRow, Raw, Shop, lines_fingerprint

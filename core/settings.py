@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     port: int = 8080
     processes: int = Field(default=1, ge=1, le=64)
     """Of the web server. Rates of API keys and log-ins are counted in each by itself."""
+    threads: int = Field(default=16, ge=1, le=256)
+    """Of each of those processes: requests answered at a time. Those at a till share transactions."""
 
     shop_name: str = "Huiliu Shop"
     shop_url: str = ""

@@ -12,8 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from core.bulk import bulk_insert
 from core.contacts import blind_index
-from core.db import Base, among, bulk_insert
+from core.db import Base, among
 from core.members import ERASED
 from core.models import Member
 from core.rows import MemberRow, ProductRow

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import bulk_insert
+from core.bulk import bulk_insert
 from core.errors import Conflict, InvalidInput
 from experiments.models import Assignment, Experiment
 from experiments.moments import ASSIGNMENTS_SCHEMA

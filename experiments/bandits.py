@@ -21,7 +21,8 @@ from scipy import special
 from sqlalchemy.orm import Session
 
 from core import audit
-from core.db import Database, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database
 from core.errors import Conflict, InvalidInput
 from core.warehouse.engine import Engine
 from experiments import moments

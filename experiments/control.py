@@ -15,7 +15,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import bulk_insert
+from core.bulk import bulk_insert
 from core.errors import InvalidInput, NotFound
 from core.warehouse.engine import Engine
 from experiments import assignment, moments, readout

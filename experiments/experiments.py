@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import audit, crypto
-from core.db import among, bulk_insert
+from core.bulk import bulk_insert
+from core.db import among
 from core.errors import Conflict, InvalidInput, NotFound
 from core.warehouse.engine import Engine
 from experiments import assignment, moments, readout

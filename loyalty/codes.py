@@ -105,10 +105,16 @@ def _draw(prefix: str, random_chars: int, n: int) -> list[str]:
     return codes
 
 
+_MARKS = "-_.‐‑–—"
+_DROPPED = dict.fromkeys(n for n in range(128) if chr(n).isspace() or chr(n) in _MARKS)
+
+
 def normalise(text: str) -> str:
     """Capitals without spaces and hyphens; full-width characters become plain ones."""
+    if text.isascii():  # nearly all, and a till waits
+        return text.upper().translate(_DROPPED)
     plain = unicodedata.normalize("NFKC", text).upper()
-    return "".join(symbol for symbol in plain if not symbol.isspace() and symbol not in "-_.‐‑–—")
+    return "".join(symbol for symbol in plain if not symbol.isspace() and symbol not in _MARKS)
 
 
 def plain(text: str) -> str:

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import audit
-from core.db import among, bulk_insert
+from core.bulk import bulk_insert
+from core.db import among
 from core.errors import Conflict, InvalidInput, NotFound
 from core.imports import EVENT_KINDS, EVENT_QUEUE
 from core.models import IS_CUSTOMER, Event, Member, Preference, Todo

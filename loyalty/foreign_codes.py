@@ -13,7 +13,8 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_insert
+from core.bulk import bulk_insert
+from core.db import among
 from core.errors import Conflict, InvalidInput
 from core.models import Member
 from loyalty import codes, issuing

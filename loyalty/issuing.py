@@ -17,7 +17,8 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_count, lock_rows
+from core.bulk import bulk_count
+from core.db import among, lock_rows
 from core.errors import Conflict, InvalidInput
 from core.models import Member
 from loyalty import codes

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among_named, bulk_insert, dialect_of, lock_rows, named
+from core.bulk import bulk_insert, update_each
+from core.db import among_named, dialect_of, lock_rows, named
 from core.errors import Conflict
 from core.models import Member
 from core.warehouse.replica import mark
@@ -36,14 +37,6 @@ _LOT_COLUMNS = (
     "snapshot",
     "rolling",
     "created_at",
-)
-_LOTS = PointsLot.__table__
-assert isinstance(_LOTS, sa.Table)
-# Relative, so that the table's check constraint stands behind the lock.
-_MOVE = (
-    sa.update(_LOTS)
-    .where(_LOTS.c.id == sa.bindparam("lot"))
-    .values(remaining=_LOTS.c.remaining + sa.bindparam("delta"))
 )
 _ENTRY_COLUMNS = ("member_id", "lot_id", "kind", "source_id", "origin", "delta", "at")
 
@@ -143,8 +136,9 @@ def write(session: Session, changes: Sequence[Change], now: datetime) -> None:
         if change.lot_id is not None and change.kind not in CREATION:
             moved[change.lot_id] += change.delta
     if moved:
-        deltas = [{"lot": lot, "delta": delta} for lot, delta in sorted(moved.items())]
-        session.connection().execute(_MOVE, deltas)
+        # Relative, so that the table's check constraint stands behind the lock.
+        deltas = [{"id": lot, "remaining": delta} for lot, delta in sorted(moved.items())]
+        update_each(session, PointsLot.__table__, "id", deltas, add=True)
     mark(session, POINTS, [now])
 
 

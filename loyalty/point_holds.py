@@ -16,7 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, among_named, bulk_insert, dialect_of, named
+from core.bulk import bulk_insert
+from core.db import among, among_named, dialect_of, named
 from core.errors import Conflict, InvalidInput, NotFound
 from loyalty import earn_rules, ledger, requests
 from loyalty.ledger import NotEnough

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among_named, bulk_insert, dialect_of, lock_rows, named
+from core.bulk import bulk_insert
+from core.db import among_named, dialect_of, lock_rows, named
 from core.errors import HuiliuError, NotFound
 from core.models import Member
 from core.warehouse.replica import mark
@@ -160,11 +161,12 @@ def redeem_many(session: Session, uses: Sequence[Use]) -> list[Redeemed | Huiliu
         if coupon is None or coupon.daily_per_member_limit is not None:
             continue
         try:
-            again = _again(before.get(use.key), use.key, use.digest)
+            digest = use.digest
+            again = _again(before.get(use.key), use.key, digest)
             if again is not None:
                 found[place] = again
             elif coupon.state != HELD:
-                taken[place] = _plain(coupon, use, members)
+                taken[place] = _plain(coupon, use, digest, members)
         except HuiliuError as error:
             found[place] = error
     for place, refused in _over_budget(session, taken).items():
@@ -175,7 +177,7 @@ def redeem_many(session: Session, uses: Sequence[Use]) -> list[Redeemed | Huiliu
     return found
 
 
-def _plain(coupon: Any, use: Use, members: Mapping[str, Sequence[int]]) -> _Taken:
+def _plain(coupon: Any, use: Use, digest: str, members: Mapping[str, Sequence[int]]) -> _Taken:
     """The use of a locked code that is not held, or what refuses it."""
     check_usable(coupon, use.now)
     basket = use.basket
@@ -183,7 +185,7 @@ def _plain(coupon: Any, use: Use, members: Mapping[str, Sequence[int]]) -> _Take
     named_ = [] if basket.member is None else members.get(basket.member, [])
     member_id = user_among(coupon, basket.member, named_)
     off = benefits.discount(coupon.benefit, basket.basket_minor)
-    return _Taken(coupon, member_id, basket, off, use.key, use.digest, use.now)
+    return _Taken(coupon, member_id, basket, off, use.key, digest, use.now)
 
 
 def _over_budget(session: Session, taken: Mapping[int, _Taken]) -> dict[int, Refused]:

@@ -16,20 +16,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_insert
+from core.bulk import bulk_insert, update_each
+from core.db import among
 from core.errors import Conflict, InvalidInput
 from loyalty.models import LoyaltyRequest
 
 MAX_KEY = 128
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode
 _TABLE = LoyaltyRequest.__table__
-assert isinstance(_TABLE, sa.Table)
-_REMEMBER = sa.update(_TABLE).where(_TABLE.c.key == sa.bindparam("of")).values(answer=sa.bindparam("answer"))
 
 
 def fingerprint(body: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a request's body, whatever the order of its fields."""
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_encode(body).encode()).hexdigest()
 
 
 def check_key(key: str) -> str:
@@ -91,9 +90,8 @@ def remember(session: Session, key: str, answer: Mapping[str, Any]) -> None:
 
 def remember_many(session: Session, answers: Mapping[str, Mapping[str, Any]]) -> None:
     """Keep the answers of keys claimed in this transaction."""
-    if answers:
-        rows = [{"of": key, "answer": dict(answer)} for key, answer in sorted(answers.items())]
-        session.connection().execute(_REMEMBER, rows)
+    rows = [{"key": key, "answer": dict(answer)} for key, answer in sorted(answers.items())]
+    update_each(session, _TABLE, "key", rows)
 
 
 def give_up(session: Session, keys: Collection[str]) -> None:

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_insert
+from core.bulk import bulk_insert
+from core.db import among
 from loyalty.earn_rules import load_rule
 from loyalty.models import PointsMultiplier, PointsSegmentMember
 

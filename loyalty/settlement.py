@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import audit
-from core.db import among, bulk_insert, lock_rows
+from core.bulk import bulk_insert
+from core.db import among, lock_rows
 from core.errors import Conflict
 from core.models import AuditEntry, Member, Order, Todo
 from core.warehouse.replica import mark

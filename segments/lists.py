@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core import audit
-from core.db import among, bulk_count
+from core.bulk import bulk_count
+from core.db import among
 from core.errors import Conflict, InvalidInput, NotFound
 from core.models import Member
 from core.warehouse.replica import Fact, mark

@@ -18,7 +18,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import bulk_insert
+from core.bulk import bulk_insert
 from core.warehouse.engine import DuckEngine
 from segments.compile import Moment, compile_many
 from segments.models import Refresh, Segment, SegmentChange

@@ -17,7 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import Database, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database
 from core.warehouse.engine import DuckEngine
 from segments import memberships, point_members, settings
 from segments.compile import Moment

@@ -1,15 +1,14 @@
-"""The web application: console pages, HTTP API and public pages in one APIFlask."""
+"""The web application: console and public pages; beside them the HTTP API, an application of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache, partial
-from http import HTTPStatus
 from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from apiflask import APIFlask
-from flask import Flask, current_app, flash, jsonify, redirect, render_template, request
+from flask import Flask, current_app, flash, redirect, render_template, request
 from flask_babel import gettext, lazy_gettext
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
@@ -22,6 +21,7 @@ from core.times import now
 from core.warehouse.engine import DuckEngine
 from segments.facts import open_engine
 from web import context, i18n, security, static_files, words
+from web.api.app import create_api
 from web.assets.manifest import asset_path
 from web.console import (
     calendar,
@@ -59,6 +59,7 @@ from web.console import (
     watching,
     wording,
 )
+from web.public.views import create_blueprint as create_public
 from web.refusals import said
 
 FORM_PARTS = 5000
@@ -114,21 +115,13 @@ def create_app(
     *,
     engine: Callable[[], DuckEngine] | None = None,
     clock: Callable[[], datetime] | None = None,
-) -> APIFlask:
+) -> Flask:
     """The application over a migrated ``database``.
 
     ``engine`` makes the analytics engine (default: DuckDB over the settings' warehouse); ``clock``
     gives the time for everything that a page shows or writes (default: :func:`core.times.now`).
     """
-    app = APIFlask(
-        "web",
-        title="Huiliu",
-        version="1",
-        spec_path="/api/openapi.json",
-        docs_path=None,
-        json_errors=False,
-        static_folder=None,  # type: ignore[arg-type]
-    )
+    app = Flask("web", static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=settings.upload_limit_mb * 1024 * 1024,
         MAX_FORM_PARTS=FORM_PARTS,
@@ -144,29 +137,27 @@ def create_app(
     static_files.init(app)
     for module in PAGES:
         app.register_blueprint(module.bp)
-    _register_interfaces(app, database, settings, moment, csrf.exempt)
+    public = create_public(database, settings, moment)
+    app.register_blueprint(public)
+    csrf.exempt(public)  # links are signed, callbacks verified
     app.teardown_request(context.close_reading)
     app.context_processor(_for_templates)
     app.jinja_env.globals.update(asset=asset_path, word=words.word, tone=words.tone, options=words.options)
     app.jinja_env.filters.update(text_of=i18n.text_of, said=said)
     _register_errors(app)
+    api = create_api(database, settings, moment)
+    app.wsgi_app = _beside(app.wsgi_app, api.wsgi_app)  # type: ignore[method-assign, assignment]
     return app
 
 
-def _register_interfaces(
-    app: APIFlask,
-    database: Database,
-    settings: Settings,
-    clock: Callable[[], datetime],
-    exempt: Callable[[Any], Any],
-) -> None:
-    """The HTTP API and the public pages: both guard themselves (keys, signed links), so no CSRF there."""
-    from web.api.views import create_blueprint as create_api
-    from web.public.views import create_blueprint as create_public
+def _beside(console: WSGIApplication, api: WSGIApplication) -> WSGIApplication:
+    """What is below /api is answered by the API's application, with its whole address."""
 
-    for blueprint in (create_api(database, settings, clock=clock), create_public(database, settings, clock)):
-        app.register_blueprint(blueprint)
-        exempt(blueprint)
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+        chosen = api if environ.get("PATH_INFO", "").startswith("/api/") else console
+        return chosen(environ, start_response)
+
+    return answer
 
 
 def _engine_of(settings: Settings) -> Callable[[], DuckEngine]:
@@ -193,10 +184,6 @@ def _register_errors(app: Flask) -> None:
     app.register_error_handler(Exception, _crash)
 
 
-def _wants_json() -> bool:
-    return request.path.startswith("/api/")
-
-
 def _page(code: int, text: str) -> tuple[str, int]:
     title = (
         gettext("Not found")
@@ -219,10 +206,6 @@ def _http_error(error: HTTPException) -> AnyResponse | tuple[Any, int]:
     code = error.code or 500
     if error.response is not None or code < 400:
         return error.get_response()
-    if _wants_json():
-        return jsonify(
-            error={"code": HTTPStatus(code).name.lower(), "message": error.description, "field": None}
-        ), code
     text = _ERROR_TEXTS.get(code)
     return _page(code, str(text) if text else str(error.description or error.name))
 
@@ -230,14 +213,6 @@ def _http_error(error: HTTPException) -> AnyResponse | tuple[Any, int]:
 def _refusal(error: HuiliuError) -> AnyResponse | tuple[Any, int]:
     """A refusal that no view caught: its message says what to do, so the page shows it."""
     code = 404 if isinstance(error, NotFound) else 422 if isinstance(error, InvalidInput) else 409
-    if _wants_json():
-        return jsonify(
-            error={
-                "code": type(error).__name__,
-                "message": str(error),
-                "field": getattr(error, "field", None),
-            }
-        ), code
     if request.method == "POST" and not context.is_htmx() and code != 404:
         flash(said(error), "error")
         back = request.referrer
@@ -250,10 +225,6 @@ def _crash(error: Exception) -> AnyResponse | tuple[Any, int]:
     if current_app.testing:
         raise error
     current_app.logger.exception("A request failed: %s %s", request.method, request.path)
-    if _wants_json():
-        return jsonify(
-            error={"code": "internal", "message": "The server failed; see its log.", "field": None}
-        ), 500
     return _page(
         500,
         gettext(

@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import wraps
 from typing import Any
 
 import segno
@@ -92,7 +91,7 @@ class _Security(Security):
 
 
 def init(app: Flask, settings: Settings, database: Database) -> CSRFProtect:
-    """Set up log-in and protection; answers the CSRF guard, so that APIs can be exempted from it."""
+    """Set up log-in and protection; answers the CSRF guard, so that public pages can be exempted from it."""
     keyring = crypto.open_keyring(settings)
     https = settings.base_url.startswith("https://")
     app.config.update(_config(keyring.session_secret, settings, https=https))
@@ -107,20 +106,9 @@ def init(app: Flask, settings: Settings, database: Database) -> CSRFProtect:
     app.extensions["huiliu_security"] = security
     app.teardown_appcontext(lambda _error: sessions.remove())
     _limit_logins(app)
-    _spare_the_api(app)
     app.before_request(_start)
     app.after_request(_headers(https=https))
     return csrf
-
-
-def _spare_the_api(app: Flask) -> None:
-    """The API's callers bring a key of their own: no session to open, nobody to look up, no form to check."""
-
-    def unless_api(hook: Callable[[], Any]) -> Callable[[], Any]:
-        return wraps(hook)(lambda: None if request.blueprint == "api" else hook())
-
-    hooks = app.before_request_funcs[None]
-    hooks[:] = [unless_api(hook) for hook in hooks]
 
 
 def _session_factory(database: Database) -> sessionmaker[_UserSession]:

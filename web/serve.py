@@ -18,13 +18,18 @@ from typing import Any
 from waitress.server import create_server
 
 App = Callable[..., Any]
-THREADS = 8
+THREADS = 16
 FORWARDED = {"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
 BACKLOG = 1024
 RESTART_S = 1.0
 """Between the end of a process that nobody told to end, and its successor."""
 STOP_S = 30.0
 _STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+def connections(threads: int) -> int:
+    """To the database, for so many requests at a time: one that has read may need a second one to write."""
+    return 2 * threads
 
 
 def serve(app: App, host: str, port: int, *, threads: int = THREADS, proxies: int = 0) -> None:

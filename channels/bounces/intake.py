@@ -27,8 +27,9 @@ from channels.outbox import LEASED
 from channels.sql import table_of
 from channels.transports import mail_state
 from channels.transports.throttle import POLICY_LIMIT, POLICY_S, domain_of, group_of
+from core.bulk import bulk_insert
 from core.contacts import EMAIL
-from core.db import among, bulk_insert
+from core.db import among
 from core.models import Member
 
 SOURCE = "bounce"

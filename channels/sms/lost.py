@@ -23,7 +23,8 @@ from channels.events import Receipt
 from channels.models import EarlyReceipt, Message
 from channels.outbox import LEASED, UNKNOWN
 from channels.render import client_id
-from channels.sql import table_of, update_each
+from channels.sql import table_of
+from core.bulk import update_each
 from core.contacts import SMS
 from core.db import among
 from core.models import Member

@@ -20,7 +20,8 @@ from channels.models import DomainLimit, MailServer
 from channels.sql import is_postgres, table_of
 from channels.transports.servers import Server, WarmUp
 from channels.transports.throttle import Limit
-from core.db import Database, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from channels.models import ProviderToken
 from channels.sql import table_of
 from channels.transports.base import Reaction, TransportError
-from core.db import Database, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database
 
 RENEW_EARLY = timedelta(seconds=300)
 REFRESH_LEASE = timedelta(seconds=30)

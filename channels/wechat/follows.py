@@ -20,7 +20,8 @@ from channels.callbacks.wechat import FOLLOWED, SCANNED, UNFOLLOWED
 from channels.models import WechatFollow
 from channels.sql import is_postgres, table_of
 from core import facts
-from core.db import among, bulk_insert
+from core.bulk import bulk_insert
+from core.db import among
 from core.imports import EVENT_KINDS, EVENT_QUEUE
 from core.models import IS_CUSTOMER, Event, Member, Preference, Todo
 from core.warehouse.replica import mark

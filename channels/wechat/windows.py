@@ -22,8 +22,9 @@ from sqlalchemy.orm import Session
 from channels.models import Account, WechatGrant, WechatSeen, WechatSpent, WechatWindow
 from channels.outbox import RESEND
 from channels.sql import is_postgres, table_of
+from core.bulk import bulk_insert
 from core.contacts import WECHAT
-from core.db import among, bulk_insert
+from core.db import among
 
 MESSAGE, TOUCH = "message", "touch"
 WINDOWS: Mapping[str, tuple[timedelta, int]] = MappingProxyType(

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import Database, UTCDateTime, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database, UTCDateTime
 from core.models import WarehouseMark
 
 ALL = "all"

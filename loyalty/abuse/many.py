@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_insert
+from core.bulk import bulk_insert
+from core.db import among
 from loyalty.abuse.models import AbuseAllowance, AbuseHit, AbuseSignal
 from loyalty.abuse.rules import ALLOW, BLOCK, Rules, Shared, Velocity, load_rules
 from loyalty.abuse.signals import CONFIRMED, DISMISSED, NAMED, OPEN, Rule, severest, signature, take_turns

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from core.db import bulk_count
+from core.bulk import bulk_count
 from core.errors import InvalidInput
 from loyalty.abuse.models import AbuseAllowance, AbuseHit, AbuseSignal
 from loyalty.abuse.rules import ACTIONS, ALLOW, BLOCK, HOLD, MAX_WINDOW_S, Rules, Shared, Velocity, load_rules

@@ -21,7 +21,8 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_insert, lock_rows
+from core.bulk import bulk_insert
+from core.db import among, lock_rows
 from core.errors import Conflict, InvalidInput, NotFound
 from loyalty.ledger import lock_members
 from loyalty.promotions.models import PromotionRow, PromotionTake

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.db import among, bulk_insert, lock_rows
+from core.bulk import bulk_insert
+from core.db import among, lock_rows
 from core.models import IS_CUSTOMER, Member, Order
 from core.warehouse.replica import mark
 from loyalty.lots import DEBT, EARN, REVOKE

@@ -19,7 +19,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.db import Database, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database
 from core.files import open_rows
 from core.imports import CHUNK_ROWS, load_rows
 from core.models import Member

@@ -14,8 +14,9 @@ from campaigns import campaigns
 from campaigns.models import Campaign
 from campaigns.spec import CampaignSpec
 from channels import consent, templates
+from core.bulk import bulk_insert
 from core.contacts import blind_index
-from core.db import Database, bulk_insert
+from core.db import Database
 from core.imports import ConsentChange
 from core.models import Member, Preference
 from core.settings import Settings

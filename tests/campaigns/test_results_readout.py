@@ -15,7 +15,7 @@ from campaigns.models import Decision
 from campaigns.roi import Cost, Interval, roi
 from core import crypto
 from core import settings as core_settings
-from core.db import bulk_insert
+from core.bulk import bulk_insert
 from core.errors import Conflict, NotFound
 from core.models import Order
 from core.warehouse.replica import mark

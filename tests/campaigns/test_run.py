@@ -14,8 +14,8 @@ from campaigns.run import run, simulate
 from channels import consent, templates
 from channels.models import Message
 from core import members
+from core.bulk import bulk_insert
 from core.contacts import blind_index
-from core.db import bulk_insert
 from core.errors import Conflict
 from core.imports import load_rows, numbered
 from core.models import Product

@@ -10,7 +10,7 @@ from campaigns import campaigns
 from campaigns.run import run
 from campaigns.subsidy import Arms, Subsidy, subsidy
 from campaigns.waste import subsidies
-from core.db import bulk_insert
+from core.bulk import bulk_insert
 from core.errors import Conflict
 from core.warehouse.replica import mark
 from loyalty.models import Redemption

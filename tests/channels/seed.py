@@ -16,8 +16,9 @@ from channels.consent import MARKETING, set_many
 from channels.models import Message, Template
 from channels.outbox import OutboxRow
 from channels.sandbox.server import Sandbox
+from core.bulk import bulk_insert
 from core.contacts import CHANNELS, blind_index
-from core.db import Database, bulk_insert
+from core.db import Database
 from core.imports import ConsentChange
 from core.models import Member
 from core.settings import Settings

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from core import db as db_module
-from core.db import Database, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database
 from core.errors import InvalidInput
 from core.models import Event, Member, WarehouseMark
 from tests import postgres

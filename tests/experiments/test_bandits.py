@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from core import settings as core_settings
-from core.db import Database, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database
 from core.errors import Conflict, InvalidInput
 from core.facts import FACTS
 from core.models import AuditEntry, Order

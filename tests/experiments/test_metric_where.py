@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from core.db import Database, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database
 from core.errors import InvalidInput
 from core.models import Event
 from core.warehouse.replica import mark

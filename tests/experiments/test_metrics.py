@@ -16,7 +16,8 @@ import pyarrow as pa
 import pytest
 
 from core import facts
-from core.db import Database, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database
 from core.errors import InvalidInput, NotFound
 from core.models import Event
 from core.warehouse.engine import DuckEngine

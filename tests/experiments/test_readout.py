@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from campaigns import roi
 from core import facts
-from core.db import Database, bulk_insert
+from core.bulk import bulk_insert
+from core.db import Database
 from core.errors import InvalidInput
 from core.models import Order, OrderLine, Product
 from core.warehouse.engine import DuckEngine

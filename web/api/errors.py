@@ -47,7 +47,7 @@ def register(blueprint: APIBlueprint) -> None:
     """Answer the blueprint's errors in the API's form."""
     blueprint.register_error_handler(HuiliuError, _refused)
     blueprint.register_error_handler(HTTPError, _invalid)
-    blueprint.register_error_handler(HTTPException, _http)
+    blueprint.register_error_handler(HTTPException, http)
     blueprint.register_error_handler(RecursionError, _too_deep)
 
 
@@ -85,7 +85,8 @@ def _too_deep(_error: RecursionError) -> Response:
     return answer(400, _CODES[400], "The JSON is nested too deeply.")
 
 
-def _http(error: HTTPException) -> Response:
+def http(error: HTTPException) -> Response:
+    """What the web framework refused: an address, a method, a body."""
     status = error.code or 500
     message = _MESSAGES.get(status) or error.description or error.name
     if status == 400 and request.is_json is False:

@@ -43,22 +43,27 @@ def up() -> None:
 
 @click.command()
 @click.option("--processes", type=click.IntRange(1, 64), help="How many answer on the port.")
-def serve(processes: int | None) -> None:
+@click.option("--threads", type=click.IntRange(1, 256), help="How many requests each answers at a time.")
+def serve(processes: int | None, threads: int | None) -> None:
     """The console, the HTTP API and the public pages alone."""
+    from flask import Flask
+
     from web.app import create_app
+    from web.serve import connections, serve_many
     from web.serve import serve as run_server
-    from web.serve import serve_many
 
     settings, database = open_installation()
-    number = processes or settings.processes
+    database.dispose()  # each process opens its own connections, as many as its threads need
+    number, threads = processes or settings.processes, threads or settings.threads
     host, port, proxies = settings.host, settings.port, settings.trusted_proxies
+
+    def make() -> Flask:
+        return create_app(settings, Database(settings.url, pool_size=connections(threads)))
+
     if number == 1:
-        run_server(create_app(settings, database), host, port, proxies=proxies)
-        return
-    database.dispose()  # each process opens its own connections
-    serve_many(
-        lambda: create_app(settings, Database(settings.url)), host, port, processes=number, proxies=proxies
-    )
+        run_server(make(), host, port, threads=threads, proxies=proxies)
+    else:
+        serve_many(make, host, port, processes=number, threads=threads, proxies=proxies)
 
 
 @click.command()

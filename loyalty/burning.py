@@ -190,7 +190,9 @@ def _spent(dialect: str) -> sa.Select[*tuple[Any, ...]]:
     return sa.select(_E.member_id, _E.source_id).where(
         among_named(dialect, _E.member_id, "members"),
         among_named(dialect, _E.source_id, "sources"),
-        _E.kind == SPEND,
+        # By the members' index. The one of the kinds looks as good to a planner that counted the entries
+        # before a rush began, and then reads every burn of the rush again for each new one.
+        _E.kind + "" == SPEND,
     )
 
 

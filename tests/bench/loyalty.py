@@ -1,8 +1,9 @@
 """Redeeming codes and burning points through the real web server, against pgbench with the same statements.
 
 The server runs in a process a core on a private, durable PostgreSQL. What one request sends to the database
-is recorded, and pgbench sends exactly that, on rows of its own, with as many clients: first as fast as each
-can; then at half of its own rate, where the slowest hundredth of the answers is compared.
+is recorded, and pgbench sends exactly that, on rows of its own, with as many clients (a few, and a rush of
+them): first as fast as each can; then at half of its own rate, where the slowest hundredth of the answers is
+compared.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ from tests.conftest import SECRET, count
 from web.api import keys
 from web.app import create_app
 
-CLIENTS = 16
+CLIENTS = (16, 64)
+"""Tills that ask at once: some, and those of a flash sale."""
+THREADS = 32
 PROCESSES = os.cpu_count() or 1
 REQUESTS, SECONDS = 8_000, 8
 AT_LEAST, AT_MOST_P99 = 0.3, 5.0
@@ -70,10 +73,19 @@ class Case:
     """Gains a row a request."""
 
 
+def rows_of(transactions: int) -> Iterator[tuple[int, range]]:
+    """For each number of clients, the turns of each of them that there are rows for; none twice."""
+    first = 0
+    for clients in CLIENTS:
+        turns = range(first + 1, first + transactions // clients + 2)
+        yield clients, turns
+        first = turns[-1]
+
+
 class Shop:
     """A migrated database on PostgreSQL with codes, members and points; its API key."""
 
-    def __init__(self, database: Database, codes_: int, per_client: int) -> None:
+    def __init__(self, database: Database, codes_: int, transactions: int) -> None:
         self.database = database
         with database.write() as session:
             new = NewBatch("bench", "Bench", {"type": "fixed", "amount": 100}, "CNY")
@@ -84,16 +96,21 @@ class Shop:
                 rows = [(None, f"r{n}") for n in range(start, min(codes_ + 1, start + coupons.MAX_ISSUE))]
                 issued |= coupons.issue(session, batch, rows, NOW)
             self.codes = list(issued.values())
-            self._numbered(session, per_client)
+            self._numbered(session, transactions)
             session.execute(sa.text("ANALYZE"))  # as the server does by itself within a minute
 
-    def _numbered(self, session: Any, per_client: int) -> None:
+    def _numbered(self, session: Any, transactions: int) -> None:
         """Rows that pgbench can name by a number: codes, and members with a lot of points each."""
         first = session.execute(sa.select(Coupon.__table__).limit(1)).mappings().one()
         made = {"id": None, "code": None, "issue_key": None}
         columns = [*made, *(name for name in first if name not in made)]
         rest = tuple(first[name] for name in columns[len(made) :])
-        numbers = [client * PER_CLIENT + n for client in range(CLIENTS) for n in range(1, per_client + 1)]
+        numbers = [
+            client * PER_CLIENT + n
+            for clients, turns in rows_of(transactions)
+            for client in range(clients)
+            for n in turns
+        ]
         rows = ((COUPON_ID + n, f"BENCH{n}", f"b{n}", *rest) for n in numbers)
         bulk_insert(session, Coupon.__table__, columns, rows)
         # One with a code that a till may send: what it does is recorded.
@@ -252,7 +269,7 @@ def served(shop: Shop, folder: Path) -> Iterator[int]:
         "HUILIU_PORT": str(port),
         "HUILIU_API_RATE": "100000000/minute",
     }
-    command = [sys.executable, "-m", "web", "serve", "--processes", str(PROCESSES)]
+    command = [sys.executable, "-m", "web", "serve", "--processes", str(PROCESSES), "--threads", str(THREADS)]
     server = subprocess.Popen(command, env=environment)
     try:
         for _ in range(300):
@@ -270,12 +287,12 @@ def served(shop: Shop, folder: Path) -> Iterator[int]:
 class Server:
     """Our contestant: every request of a case once, through HTTP."""
 
-    def __init__(self, shop: Shop, case: Case, port: int, requests: int) -> None:
+    def __init__(self, shop: Shop, case: Case, port: int, requests: int, clients: int, first: int) -> None:
         self._shop, self._case, self._port, self._each = shop, case, port, requests
-        self._next = 1
+        self._clients, self.next = clients, first
 
     def _requests(self, number: int) -> list[bytes]:
-        start, self._next = self._next, self._next + number
+        start, self.next = self.next, self.next + number
         return [
             load.post(
                 self._case.path,
@@ -289,9 +306,9 @@ class Server:
     def run(self, rate: float | None = None, number: int | None = None) -> load.Load:
         requests = self._requests(number or self._each)
         done = (
-            load.closed(self._port, requests, CLIENTS)
+            load.closed(self._port, requests, self._clients)
             if rate is None
-            else load.open_loop(self._port, requests, CLIENTS, rate)
+            else load.open_loop(self._port, requests, self._clients, rate)
         )
         assert set(done.statuses) == {200}, done.statuses
         return done
@@ -300,8 +317,9 @@ class Server:
 class PgBench:
     """The peer: the same statements by pgbench, on rows of its own."""
 
-    def __init__(self, shop: Shop, text: str, table: str, folder: Path) -> None:
-        self._shop, self._table, self._folder, self._start = shop, table, folder, 0
+    def __init__(self, shop: Shop, text: str, table: str, folder: Path, clients: int, first: int) -> None:
+        self._shop, self._table, self._folder, self._start = shop, table, folder, first - 1
+        self._clients = clients
         self._file = folder / "script.sql"
         self._file.write_text(text)
 
@@ -312,7 +330,7 @@ class PgBench:
         binary = postgres.find()
         assert binary is not None
         command = [
-            *(str(binary / "pgbench"), "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "2"),
+            *(str(binary / "pgbench"), "-n", "-M", "prepared", "-c", str(self._clients), "-j", "2"),
             *("-T", str(seconds), "-f", str(self._file), "-l", "-D", f"n={self._start}"),
             *(("-R", str(rate)) if rate else ()),
             self._shop.database.url,
@@ -338,17 +356,15 @@ def _sample(per_s: float, **answer: Any) -> Sample:
 
 
 def _measure(
-    shop: Shop, case: Case, port: int, folder: Path, requests: int, seconds: int, rounds: int
+    name: str, ours: Server, theirs: PgBench, warm: int, seconds: int, rounds: int
 ) -> Iterator[Comparison]:
-    ours = Server(shop, case, port, requests)
-    theirs = PgBench(shop, script(case, shop, folder), case.table, folder)
-    ours.run(number=max(200, requests // 10))  # every process has met every statement
+    ours.run(number=warm)  # every process has met every statement
     theirs.run(1)
     fast = take_turns(
         {"server": lambda: _sample(ours.run().per_s), "pgbench": lambda: _sample(theirs.run(seconds)[0])},
         rounds,
     )
-    yield compare("loyalty", case.name, fast, "server", "pgbench", rows=1000, at_least=AT_LEAST)
+    yield compare("loyalty", name, fast, "server", "pgbench", rows=1000, at_least=AT_LEAST)
     half = {
         name: sum(sample.answer["per_s"] for sample in samples) / len(samples) / 2
         for name, samples in fast.items()
@@ -362,24 +378,31 @@ def _measure(
 
     slow = take_turns({name: partial(slowest, name) for name in ("server", "pgbench")}, rounds)
     yield compare(
-        "loyalty", f"{case.name}, p99 at half load", slow, "server", "pgbench", rows=1, at_most=AT_MOST_P99
+        "loyalty", f"{name}, p99 at half load", slow, "server", "pgbench", rows=1, at_most=AT_MOST_P99
     )
 
 
 def bench(*, quick: bool, repetitions: int) -> Iterator[Comparison]:
-    """Both endpoints: rate, then p99 at half of it."""
+    """Both endpoints with few and with many clients: rate, then p99 at half of it."""
     requests, seconds = (300, 1) if quick else (REQUESTS, SECONDS)
-    codes_ = requests * (2 * repetitions + 2) + 1_000
-    per_client = FASTEST * seconds * (2 * repetitions + 1) // CLIENTS
+    warm = max(200, requests // 10)
+    codes_ = (requests * (2 * repetitions + 1) + warm) * len(CLIENTS) + 1_000
+    transactions = FASTEST * seconds * (2 * repetitions + 1)
     with tempfile.TemporaryDirectory(prefix="huiliu-bench-") as name:
         folder = Path(name)
         (folder / "pg").mkdir()
         with postgres.running(folder / "pg", durable=True) as cluster:
-            shop = Shop(Database(cluster.url(cluster.create())), codes_, per_client)
+            shop = Shop(Database(cluster.url(cluster.create())), codes_, transactions)
             (folder / "home").mkdir()
             with served(shop, folder / "home") as port:
                 for case in shop.cases():
                     work = folder / case.name.replace(" ", "-")
                     work.mkdir()
-                    yield from _measure(shop, case, port, work, requests, seconds, repetitions)
+                    text, next_ = script(case, shop, work), 1
+                    for clients, turns in rows_of(transactions):
+                        ours = Server(shop, case, port, requests, clients, next_)
+                        theirs = PgBench(shop, text, case.table, work, clients, turns[0])
+                        named = f"{case.name}, {clients} clients"
+                        yield from _measure(named, ours, theirs, warm, seconds, repetitions)
+                        next_ = ours.next
             shop.database.dispose()

@@ -20,19 +20,28 @@ from core.errors import InvalidInput
 
 LINE = 75
 """Characters of an encoded line before its soft break ``=``."""
-_PLAIN = re.compile(r"[\x20-\x3c\x3e-\x7e]*\Z")
+_PLAIN = bytes(byte for byte in range(32, 127) if byte != 61)
 _BREAK = re.compile(r"[\r\n\x00]")
 _TABLE = [chr(b) if 32 <= b <= 126 and b != 61 else f"={b:02X}" for b in range(256)]
-_SPECIAL = re.compile(r"[&<>\"']")
 _UNSAFE_ADDRESS = re.compile(r"[\r\n\x00,;<>\" ]")
 _SOFT = "=\r\n"
 _WORD_BYTES = 36
 """Bytes in one encoded word: in base64, with what is around it and the header's name, under 76 characters."""
 
 
+def _is_plain(text: str) -> bool:
+    """Whether quoted-printable leaves it as it is. For long texts several times as fast as a pattern."""
+    return text.isascii() and not text.encode().translate(None, _PLAIN)
+
+
+def _has_special(text: str) -> bool:
+    """Whether HTML needs it escaped: five searches for one character cost less than one for five."""
+    return "&" in text or "<" in text or ">" in text or '"' in text or "'" in text
+
+
 def piece(text: str) -> str:
     """``text`` in quoted-printable, ending at the start of a line."""
-    if len(text) <= LINE and _PLAIN.match(text):
+    if len(text) <= LINE and _is_plain(text):
         return f"{text}{_SOFT}" if text else ""
     if "\n" not in text and "\r" not in text:
         return _fold(text) + _SOFT
@@ -49,7 +58,7 @@ def _hard_line(line: str) -> str:
 
 
 def _fold(line: str) -> str:
-    if _PLAIN.match(line):
+    if _is_plain(line):
         return _SOFT.join(line[start : start + LINE] for start in range(0, len(line), LINE))
     encoded = line.encode("utf-8", "replace")
     if len(encoded) <= LINE:
@@ -90,7 +99,7 @@ def html_value(value: Any) -> str:
     """Finalizer of HTML templates: a value, escaped, as a piece."""
     if value.__class__ is Encoded:
         return value
-    if value.__class__ is str and not _SPECIAL.search(value):
+    if value.__class__ is str and not _has_special(value):
         return Encoded(piece(value))
     return Encoded() if value is None else Encoded(piece(str(escape(value))))
 
@@ -102,7 +111,7 @@ def text_ready(value: str) -> Encoded:
 
 def html_ready(value: str) -> Encoded:
     """A value as :func:`html_value` would make it, made once."""
-    return Encoded(piece(str(escape(value)) if _SPECIAL.search(value) else value))
+    return Encoded(piece(str(escape(value)) if _has_special(value) else value))
 
 
 def header_text(value: str, name: str) -> str:

@@ -279,7 +279,8 @@ def measure(
             source = 0.0 if round_trip_s else smtp_source(port, messages, size)
             loop = library_loop(port, min(messages, LOOP_MESSAGES if not round_trip_s else 1000),
                                 SESSIONS if round_trip_s else 1)  # fmt: skip
-            primitive = _primitive(keys, min(messages, 5_000)) if dkim else 0.0
+            # Before and after: the machine is not equally fast for minutes.
+            primitives = [_primitive(keys, min(messages, 5_000))] if dkim else []
             environment = {
                 **os.environ,
                 "HUILIU_HOME": str(folder),
@@ -289,10 +290,12 @@ def measure(
                 "HUILIU_DKIM_KEYS": keys,
             }
             found = _work(environment, workers)
+            primitives += [_primitive(keys, min(messages, 5_000))] if dkim else []
             with database.read() as session:
                 sent = session.scalar(sa.select(sa.func.count()).where(Message.state == "sent"))
             assert found["sent"] == sent == messages, f"{found} · {sent} settled"
             rate = messages / found["seconds"]
+            primitive = sum(primitives) / 2
             assert found["peak_mb"] < MAX_MB, f"{found['peak_mb']} MB is more than {MAX_MB}"
             return {
                 "database": kind,

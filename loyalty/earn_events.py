@@ -2,7 +2,8 @@
 
 Guarantees: an event is rewarded by a rule once, however often it is imported or its to-do row is seen; a
 member's rewards of a day (of the shop's zone) and in all stay within the rule's limits, since they are
-counted under the member's lock; a birthday is rewarded once a year.
+counted under the member's lock; a birthday is rewarded once a year; a sign-up under suspicion is rewarded
+once the review has let it pass.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from core.imports import EVENT_KINDS, EVENT_QUEUE
 from core.models import IS_CUSTOMER, Event, Member, Preference, Todo
 from core.times import instant
 from loyalty import ledger
+from loyalty.abuse.rules import SIGN_UP
+from loyalty.abuse.sign_ups import HELD_QUEUE, suspected
 from loyalty.earn_rules import MAX_PENDING_DAYS, EarnRule
 from loyalty.lots import EARN
 from loyalty.models import PointsAward, PointsEventRule
 from loyalty.points import MAX_POINTS
 
 BIRTHDAY = "birthday"
-KINDS = ("sign_up", BIRTHDAY, "review", "check_in", "survey", "referral")
+KINDS = (SIGN_UP, BIRTHDAY, "review", "check_in", "survey", "referral")
 """Kinds that a page offers; any kind that the shop imports works."""
 EVENT = "event"
 """``source_kind`` of lots earned by events."""
@@ -86,6 +89,8 @@ class Rewarded:
     rewards: int = 0
     points: int = 0
     limited: int = 0
+    held: int = 0
+    """Sign-ups under suspicion, which wait for the review."""
 
 
 def create(session: Session, new: EventRule, by: str, now: datetime) -> None:
@@ -147,16 +152,29 @@ def reward_events(session: Session, rule: EarnRule, now: datetime, limit: int) -
         .where(among(session, Event.id, {event_id for _, event_id in todos}), IS_CUSTOMER)
         .order_by(Event.occurred_at, Event.id)
     ).all()
+    held = _held(session, events)
     rules = listed(session)
     claims = [
         _Claim(each, event.member_id, f"event:{event.id}", event.occurred_at)
         for event in events
+        if event.id not in held
         for each in rules
         if each.kind == event.kind and _applies(each, event.occurred_at)
     ]
     rewards, points, limited = _reward(session, claims, rule, now)
-    session.execute(sa.delete(Todo).where(among(session, Todo.id, (todo_id for todo_id, _ in todos))))
-    return Rewarded(len(todos), rewards, points, limited)
+    waiting = [todo_id for todo_id, event_id in todos if event_id in held]
+    if waiting:
+        session.execute(sa.update(Todo).where(among(session, Todo.id, waiting)).values(queue=HELD_QUEUE))
+    done = (todo_id for todo_id, event_id in todos if event_id not in held)
+    session.execute(sa.delete(Todo).where(among(session, Todo.id, done)))
+    return Rewarded(len(todos), rewards, points, limited, len(waiting))
+
+
+def _held(session: Session, events: Sequence[Any]) -> set[int]:
+    """Of these events the sign-ups that wait for the review."""
+    sign_ups = {event.id: event.member_id for event in events if event.kind == SIGN_UP}
+    doubtful = suspected(session, sign_ups.values()) if sign_ups else set()
+    return {event_id for event_id, member_id in sign_ups.items() if member_id in doubtful}
 
 
 def _applies(rule: Any, at: datetime) -> bool:

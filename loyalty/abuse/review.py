@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from core import audit
 from core.errors import InvalidInput, NotFound
+from loyalty.abuse import sign_ups
 from loyalty.abuse.models import AbuseAllowance, AbuseHit
 from loyalty.abuse.signals import CONFIRMED, DISMISSED, OPEN
 
@@ -19,13 +20,15 @@ MAX_REASON = 300
 def decide(session: Session, hit_id: int, state: str, reason: str, by: str, now: datetime) -> AbuseHit:
     """Confirm or dismiss a hit, with the reason. A decision may be changed; each leaves its audit row.
 
-    A confirmed one blocks its subject until the window's end, a dismissed one lets it pass.
+    A confirmed one blocks its subject until the window's end, a dismissed one lets it pass, and the rewards
+    that waited for it.
     """
     if state not in (CONFIRMED, DISMISSED):
         raise InvalidInput("A hit is confirmed or dismissed.", "state")
     reason = _reason(reason)
     hit = _locked(session, hit_id)
     hit.state, hit.reason, hit.decided_by, hit.decided_at = state, reason, by, now
+    sign_ups.look_again(session, hit.kind, hit.hash)
     audit.record(session, by, f"abuse.{state}", "abuse_hit", hit_id, now, {"reason": reason})
     return hit
 
@@ -45,6 +48,7 @@ def allow(
         .values(state=DISMISSED, reason=reason, decided_by=by, decided_at=now),
         execution_options={"synchronize_session": False},
     )
+    sign_ups.look_again(session, hit.kind, hit.hash)
     detail = {"kind": hit.kind, "reason": reason, "until": until.isoformat() if until else None}
     audit.record(session, by, "abuse.allow", "abuse_hit", hit_id, now, detail)
 

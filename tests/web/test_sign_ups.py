@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,9 +14,14 @@ from flask.testing import FlaskClient
 from core.db import Database
 from core.models import Member
 from core.settings import Settings
+from loyalty import earn_events
+from loyalty.abuse import review
 from loyalty.abuse.many import Action, observe_many
 from loyalty.abuse.models import AbuseAllowance, AbuseHit, AbuseSignal
+from loyalty.abuse.signals import CONFIRMED, DISMISSED
 from loyalty.abuse.subjects import subjects_of
+from loyalty.earn_rules import EarnRule
+from loyalty.models import PointsLot
 from tests.conftest import count
 from tests.loyalty.data import NOW, add_members, together
 from web.api import keys
@@ -178,3 +184,72 @@ def test_sign_ups_at_once_take_turns(pg_db: Database) -> None:
     jobs = [lambda number=number: sign_up(number) for number in range(1, 10)]
     assert together(jobs) == {"done": 9}  # type: ignore[arg-type]
     assert sum(bool(one) for one in found) == 6
+
+
+def test_a_suspected_sign_up_is_rewarded_once_the_review_lets_it_pass(db: Database, post: Post) -> None:
+    with db.write() as session:
+        earn_events.create(session, earn_events.EventRule("welcome", "sign_up", 50), "ann", NOW)
+        earn_events.create(session, earn_events.EventRule("daily", "check_in", 5), "ann", NOW)
+
+    def event(member: str, kind: str, **sent: str) -> dict[str, Any]:
+        return {
+            "event_id": f"{kind}-{member}", "member_id": member, "kind": kind,
+            "occurred_at": NOW.isoformat(), "properties": sent,
+        }  # fmt: skip
+
+    def reward() -> earn_events.Rewarded:
+        with db.write() as session:
+            return earn_events.reward_events(session, EarnRule(), NOW, 1000)
+
+    def earned() -> dict[str, int]:
+        with db.read() as session:
+            rows = session.execute(
+                sa.select(Member.external_id, sa.func.sum(PointsLot.issued))
+                .join(PointsLot, PointsLot.member_id == Member.id)
+                .group_by(Member.external_id)
+            )
+            return {name: int(points) for name, points in rows}
+
+    # Three of a device are let be; of the fourth it is too many. Another device is nobody's concern.
+    for name in ("a", "b", "c"):
+        post("members", {"member_id": name, "client": DEVICE})
+    with db.write() as session:
+        session.execute(sa.update(AbuseSignal).values(at=NOW - timedelta(minutes=1)))
+    assert reward() == earn_events.Rewarded()
+    post("members", {"member_id": "d", "client": DEVICE}, {"member_id": "e", "client": {"device_id": "d-2"}})
+    post("events", *(event(name, "sign_up") for name in "abcde"), event("d", "check_in"))
+    done = reward()
+    assert (done.todos, done.held) == (6, 1)
+    honest = {"a": 50, "b": 50, "c": 50, "d": 5, "e": 50}
+    assert earned() == honest, "what else a suspected member does is rewarded"
+    assert reward() == earn_events.Rewarded(), "what waits is not looked at again and again"
+
+    def decide(state: str) -> earn_events.Rewarded:
+        with db.write() as session:
+            for hit_id in session.scalars(sa.select(AbuseHit.id)).all():
+                review.decide(session, hit_id, state, "looked at", "ann", NOW)
+        return reward()
+
+    assert decide(CONFIRMED).held == 1
+    assert earned() == honest
+    passed = decide(DISMISSED)
+    assert (passed.rewards, passed.points, passed.held) == (1, 50, 0)
+    assert earned() == {**honest, "d": 55}
+    assert count(db, "todos") == 0
+    assert decide(DISMISSED) == earn_events.Rewarded()
+
+
+def test_an_allowed_device_frees_the_rewards_that_waited(db: Database, post: Post) -> None:
+    with db.write() as session:
+        earn_events.create(session, earn_events.EventRule("welcome", "sign_up", 50), "ann", NOW)
+    names = [f"m{number}" for number in range(6)]
+    post("members", *({"member_id": name, "client": DEVICE} for name in names))
+    sign_up = {"kind": "sign_up", "occurred_at": NOW.isoformat()}
+    post("events", *({**sign_up, "event_id": f"e-{name}", "member_id": name} for name in names))
+    with db.write() as session:
+        assert earn_events.reward_events(session, EarnRule(), NOW, 1000).held == 6
+        hit_id = session.scalars(sa.select(AbuseHit.id).order_by(AbuseHit.id)).first()
+        assert hit_id is not None
+        review.allow(session, hit_id, "the till in the shop", "ann", NOW)
+        done = earn_events.reward_events(session, EarnRule(), NOW, 1000)
+        assert (done.points, done.held) == (300, 0)

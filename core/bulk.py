@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -16,6 +15,7 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.orm import Session
@@ -33,6 +33,7 @@ _PLAIN_JSON = (
     orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
 Row = tuple[Any, ...]
+_POSTGRES = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def bulk_insert(
@@ -213,7 +214,7 @@ def _insert_postgres(
         if not few:
             return [], 0
         if len(few) <= FEW_ROWS:
-            source = f"json_to_recordset(%s::json) AS {_shape(table, tuple(columns), connection.dialect)}"
+            source = f"json_to_recordset(%s::json) AS {_shape(table, tuple(columns))}"
             cursor.execute(
                 f'INSERT INTO "{table.name}" ({names}) SELECT * FROM {source}{tail}',
                 [_records(table, columns, few)],
@@ -238,19 +239,18 @@ def _insert_postgres(
 
 
 @lru_cache(maxsize=500)
-def _shape(table: sa.Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+def _shape(table: sa.Table, columns: tuple[str, ...]) -> str:
     """On PostgreSQL, the table that ``json_to_recordset`` makes of what :func:`_records` wrote.
 
     The same text for any number of rows, so that the server plans it once and the driver reads it once.
     """
-    # Without their lengths: what is too long would be cut here, while the column refuses it.
-    kinds = (re.sub(r"(?<=VARCHAR)\(\d+\)", "", table.c[name].type.compile(dialect)) for name in columns)
+    kinds = (table.c[name].type.compile(_POSTGRES) for name in columns)
     named_ = ", ".join(f'"{name}" {kind}' for name, kind in zip(columns, kinds, strict=True))
     return f"v({named_})"
 
 
 def _records(table: sa.Table, columns: Sequence[str], rows: Iterable[Row]) -> str:
-    """Rows, converted for the driver, as the JSON that :func:`as_records` reads."""
+    """Rows, converted for the driver, as the JSON whose table :func:`_shape` tells."""
     wraps = [(place, wrap) for place, name in enumerate(columns) if (wrap := _in_json(table.c[name].type))]
     found = []
     for row in rows:

@@ -116,13 +116,26 @@ def shop(tmp_path: Path, sqlite_shop_folder: Path) -> Iterator[Shop]:
 
 
 @pytest.fixture(scope="session")
-def pg_shop(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """The seeded shop on PostgreSQL, shared: only for tests that read."""
+def pg_shop_template(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Database and home of the seeded shop on PostgreSQL, to be copied."""
     name = cluster.create()
     home = tmp_path_factory.mktemp("pg-shop")
     settings = Settings(home=home, secret=SECRET, database_url=cluster.url(name), _env_file=None)
     database = Database(settings.url)
     seed.fill(database, settings)
+    database.dispose()
+    yield name, home
+    cluster.drop(name)
+
+
+@pytest.fixture
+def pg_shop(cluster: Any, tmp_path: Path, pg_shop_template: tuple[str, Path]) -> Iterator[Shop]:
+    """The seeded shop on PostgreSQL, a copy of its own."""
+    template, folder = pg_shop_template
+    name, home = cluster.create(template), tmp_path / "pg-shop"
+    shutil.copytree(folder, home)
+    settings = Settings(home=home, secret=SECRET, database_url=cluster.url(name), _env_file=None)
+    database = Database(settings.url)
     yield open_shop(database, settings)
     database.dispose()
     cluster.drop(name)
@@ -130,7 +143,7 @@ def pg_shop(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def any_shop(request: pytest.FixtureRequest) -> Shop:
-    """The seeded shop on both databases, for tests that read."""
+    """The seeded shop on both databases."""
     found: Shop = request.getfixturevalue("shop" if request.param == "sqlite" else "pg_shop")
     return found
 

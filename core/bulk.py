@@ -259,7 +259,7 @@ def _records(table: sa.Table, columns: Sequence[str], rows: Iterable[Row]) -> st
             if values[place] is not None:
                 values[place] = wrap(values[place])
         found.append(dict(zip(columns, values, strict=True)))
-    return orjson.dumps(found, default=str, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def _in_json(kind: sa.types.TypeEngine[Any]) -> Callable[[Any], Any] | None:

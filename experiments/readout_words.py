@@ -30,7 +30,7 @@ METRIC_WORDS = {
         "margin": "人均毛利",
         "order_value": "客单价",
         "units": "人均件数",
-        "return_rate": "退货率",
+        "return_rate": "退款率",
         "unsubscribes": "退订率",
         "repurchase": "复购率",
     },

@@ -37,10 +37,11 @@ class Settings(BaseSettings):
     secret: str = ""
     """Base64 of 32 random bytes; empty means the file ``home/secret.key`` (made on first use, 0600)."""
 
-    base_url: str = "http://127.0.0.1:8080"
-    """Where members' browsers reach the public pages: the start of every tracked link."""
     host: str = "127.0.0.1"
     port: int = 8080
+    base_url: str = Field(default_factory=lambda known: f"http://127.0.0.1:{known.get('port', 8080)}")
+    """Where members' browsers reach the public pages: the start of every tracked link. Unless set, this
+    machine at ``port``."""
     processes: int = Field(default=1, ge=1, le=64)
     """Of the web server. Rates of API keys and log-ins are counted in each by itself."""
     threads: int = Field(default=16, ge=1, le=256)

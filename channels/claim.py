@@ -205,7 +205,8 @@ def claim(session: Session, terms: Terms, owner: str, limit: int, now: datetime)
         sa.update(Message)
         .where(Message.id.in_(sa.select(due.c.id)))
         .values(state=LEASED, lease_owner=owner, lease_until=now + LEASE)
-        .returning(Message.id)
+        .returning(Message.id),
+        execution_options={"synchronize_session": False},
     ).all()
     if not leased:
         return Batch((), seen=seen)

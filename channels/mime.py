@@ -41,8 +41,8 @@ def _has_special(text: str) -> bool:
 
 def piece(text: str) -> str:
     """``text`` in quoted-printable, ending at the start of a line."""
-    if len(text) <= LINE and _is_plain(text):
-        return f"{text}{_SOFT}" if text else ""
+    if _is_plain(text):
+        return f"{_plain_lines(text)}{_SOFT}" if text else ""
     if "\n" not in text and "\r" not in text:
         return _fold(text) + _SOFT
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -57,9 +57,15 @@ def _hard_line(line: str) -> str:
     return _fold(line)
 
 
+def _plain_lines(text: str) -> str:
+    if len(text) <= LINE:
+        return text
+    return _SOFT.join([text[start : start + LINE] for start in range(0, len(text), LINE)])
+
+
 def _fold(line: str) -> str:
     if _is_plain(line):
-        return _SOFT.join(line[start : start + LINE] for start in range(0, len(line), LINE))
+        return _plain_lines(line)
     encoded = line.encode("utf-8", "replace")
     if len(encoded) <= LINE:
         short = "".join([_TABLE[byte] for byte in encoded])

@@ -16,6 +16,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from core.errors import HuiliuError
@@ -34,8 +35,9 @@ class Keyring:
                 "The secret key must be 32 bytes in base64. Make one with `openssl rand -base64 32`."
             )
         self._aead = AESGCM(_derive(master, b"pii"))
-        self._index_key = _derive(master, b"blind-index")
-        self._token_key = _derive(master, b"token")
+        # Keyed once and copied: a third of what a new one takes, and a message is signed for ten times.
+        self._index = HMAC(_derive(master, b"blind-index"), SHA256())
+        self._token = HMAC(_derive(master, b"token"), SHA256())
         self.session_secret = _derive(master, b"session").hex()
 
     def encrypt(self, text: str) -> bytes:
@@ -55,7 +57,7 @@ class Keyring:
 
     def blind_index(self, kind: str, normalised: str) -> str:
         """Keyed hash (32 hex characters) by which an exact value is found without decrypting."""
-        return hmac.digest(self._index_key, f"{kind}:{normalised}".encode(), "sha256").hex()[:32]
+        return _mac(self._index, f"{kind}:{normalised}").hex()[:32]
 
     def sign(self, purpose: str, payload: str) -> str:
         """A URL-safe token ``payload.signature``; ``purpose`` keeps one link's token from opening another."""
@@ -73,8 +75,13 @@ class Keyring:
             return None
 
     def _signature(self, purpose: str, body: str) -> str:
-        digest = hmac.digest(self._token_key, f"{purpose}:{body}".encode(), "sha256")
-        return base64.urlsafe_b64encode(digest[:18]).decode()
+        return base64.urlsafe_b64encode(_mac(self._token, f"{purpose}:{body}")[:18]).decode()
+
+
+def _mac(keyed: HMAC, text: str) -> bytes:
+    found = keyed.copy()
+    found.update(text.encode())
+    return found.finalize()
 
 
 def _derive(master: bytes, info: bytes) -> bytes:

@@ -21,6 +21,7 @@ RELEASED = {
     "0002_segments.py": "cae67b74fbd17bfd00c268d5227f4c6dd2de622073e889cd58efee5c0cd157c9",
     "0003_channels.py": "bebb441cdc54b48f07b7cb7e135b48edb3e2c9ff7327e8b59091e6f2ed59791e",
     "0004_loyalty.py": "ba26dedcc31c0c718c34893f6a41b85f997892836cdbcb3f24f7e202a45dcbda",
+    "0005_metrics.py": "4b31d55ef1f37057a09bbc79723e08704ee3f69a72e38333e005a082b861b662",
 }
 """Revisions that shops have run, and the SHA-256 of their text."""
 AT = datetime(2026, 3, 1, tzinfo=UTC)

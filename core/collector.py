@@ -7,6 +7,7 @@ in between walks all of them, and everything the process has ever imported, for 
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,3 +26,34 @@ def paused() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+SURVIVORS = 50_000
+"""Objects that two batches of a thousand messages keep alive, and some more."""
+_lock = threading.Lock()
+_inside = 0
+_before: tuple[int, int, int] = gc.get_threshold()
+
+
+@contextmanager
+def rare() -> Iterator[None]:
+    """Few collections inside the block, which works on batch after batch: one when more objects are new
+    than batches keep alive, and none of them walks what was there before the block.
+
+    For a process that does little else meanwhile. Blocks may overlap: the last to end restores.
+    """
+    global _inside, _before
+    with _lock:
+        if not _inside:
+            _before = gc.get_threshold()
+            gc.freeze()
+            gc.set_threshold(SURVIVORS, *_before[1:])
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                gc.set_threshold(*_before)
+                gc.unfreeze()

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.bulk import CONVERTED_ROWS, FEW_ROWS, bulk_count, bulk_insert, update_each
-from core.collector import paused
+from core.collector import SURVIVORS, paused, rare
 from core.db import Database
 from core.models import Member, Product, WarehouseMark
 from tests.conftest import count
@@ -90,6 +90,21 @@ def test_the_collector_runs_again_after_a_batch_that_failed() -> None:
         assert not gc.isenabled(), "the inner block leaves it as it found it"
         raise KeyError
     assert gc.isenabled()
+
+
+def test_collections_are_as_before_when_the_last_of_overlapping_blocks_has_ended() -> None:
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    first, second = rare(), rare()
+    first.__enter__()
+    second.__enter__()
+    assert gc.get_threshold() == (SURVIVORS, *before[1:])
+    assert gc.get_freeze_count() > frozen
+    first.__exit__(None, None, None)
+    assert gc.get_threshold() == (SURVIVORS, *before[1:])
+    with pytest.raises(KeyError), rare():
+        raise KeyError
+    second.__exit__(None, None, None)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
 
 
 def made(number: int) -> list[tuple[Any, ...]]:

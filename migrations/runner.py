@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 from alembic import command
@@ -13,7 +14,8 @@ from core.db import Database
 
 def config(connection: Connection) -> Config:
     """Alembic's configuration for an open connection."""
-    result = Config()
+    # What Alembic prints would stand before a command's JSON.
+    result = Config(stdout=StringIO())
     result.set_main_option("script_location", str(Path(__file__).parent))
     result.attributes["connection"] = connection
     return result

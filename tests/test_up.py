@@ -128,3 +128,20 @@ def test_doctor_names_what_is_missing(installation: Settings, home: Path) -> Non
     assert done.returncode == 1
     assert not found["database"]["ok"]
     assert "huiliu init" in found["database"]["detail"]
+
+
+@pytest.mark.parametrize(("processes", "fine"), [("2", True), ("9", False)])
+def test_doctor_compares_the_web_servers_connections_with_postgresqls(
+    installation: Settings, pg_db: Database, processes: str, fine: bool
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "web", "doctor", "--json"],
+        env=environment(installation) | {"HUILIU_DATABASE_URL": pg_db.url, "HUILIU_PROCESSES": processes},
+        capture_output=True,
+        text=True,
+    )
+    found = {item["check"]: item for item in json.loads(done.stdout)["checks"]}["connections"]
+    assert found["ok"] is fine
+    # The suite's own cluster takes 300: 9 processes with 16 threads may open 288, and workers need some too.
+    assert f"takes 300, the web server may open {int(processes) * 32}" in found["detail"]
+    assert fine or "raise max_connections" in found["detail"]

@@ -17,17 +17,10 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
 
-from channels.transports.base import (
-    NOT_TRIED,
-    Outcome,
-    Outgoing,
-    Reaction,
-    SmsPayload,
-    TransportError,
-    send_groups,
-)
+from channels.transports.base import Outcome, Outgoing, Reaction, TransportError
 from channels.transports.http import HttpTransport, ask, json_of
 from channels.transports.sms_codes import code_for
+from channels.transports.sms_groups import send_grouped, sms_of
 from core.contacts import blind_index
 
 VERSION = "2017-05-25"
@@ -63,7 +56,6 @@ _REACTIONS: Sequence[tuple[str, Reaction]] = (
 )
 """Code (or its beginning) → reaction; the first match counts, anything else fails the message."""
 _OF_ONE_NUMBER = frozenset({Reaction.DEFER, Reaction.FAIL, Reaction.STOP})
-"""Reactions that one number of a batch may have caused for all."""
 
 
 @dataclass(frozen=True)
@@ -151,24 +143,23 @@ class AliyunTransport(HttpTransport):
         """The sandbox has no provider's template texts: it is told the text in a header of its own."""
 
     async def send_many(self, messages: Sequence[Outgoing], deadline_s: float) -> list[Outcome]:
-        groups, refused = _groups(messages)
-
         async def send(places: Sequence[int]) -> dict[int, Outcome]:
             group = [messages[place] for place in places]
             biz_id = await (self._send_one(group[0]) if len(group) == 1 else self._send_batch(group))
             return {place: Outcome(provider_id(biz_id, messages[place].address)) for place in places}
 
-        sent = await send_groups(
-            groups,
+        return await send_grouped(
+            messages,
+            lambda message: code_for(self.name, sms_of(message).template_code),
+            BATCH,
             send,
-            splits=lambda error: error.reaction in _OF_ONE_NUMBER,
+            of_one_number=_OF_ONE_NUMBER,
             concurrency=self._connections,
             deadline_s=deadline_s,
         )
-        return [refused.get(place) or sent.get(place, NOT_TRIED) for place in range(len(messages))]
 
     async def _send_one(self, message: Outgoing) -> str:
-        payload = _payload(message)
+        payload = sms_of(message)
         return await self._call(
             "SendSms",
             {
@@ -183,7 +174,7 @@ class AliyunTransport(HttpTransport):
         )
 
     async def _send_batch(self, group: Sequence[Outgoing]) -> str:
-        payloads = [_payload(message) for message in group]
+        payloads = [sms_of(message) for message in group]
         form = {
             "PhoneNumberJson": [aliyun_number(message.address) for message in group],
             "SignNameJson": [self._sign_name] * len(group),
@@ -247,33 +238,3 @@ class AliyunTransport(HttpTransport):
         if "x-acs-retry-after" in response.headers:
             raise TransportError(message or code, Reaction.RETRY, code=code)
         raise error_of(code, message)
-
-
-def _payload(message: Outgoing) -> SmsPayload:
-    assert isinstance(message.payload, SmsPayload)
-    return message.payload
-
-
-def _groups(messages: Sequence[Outgoing]) -> tuple[list[list[int]], dict[int, Outcome]]:
-    """Places of messages with the same template, at most 100 and every number once a group; and the
-    outcomes of those that cannot be sent.
-
-    Receipts name (BizId, number), so the same number twice in a batch could not be told apart.
-    """
-    open_groups: dict[str, tuple[list[int], set[str]]] = {}
-    done: list[list[int]] = []
-    refused: dict[int, Outcome] = {}
-    for number, message in enumerate(messages):
-        try:
-            code = code_for(AliyunTransport.name, _payload(message).template_code)
-        except TransportError as error:
-            refused[number] = Outcome(error=error)
-            continue
-        group, phones = open_groups.get(code, ([], set()))
-        if len(group) == BATCH or message.address in phones:
-            done.append(group)
-            group, phones = [], set()
-        group.append(number)
-        phones.add(message.address)
-        open_groups[code] = (group, phones)
-    return done + [group for group, _ in open_groups.values()], refused

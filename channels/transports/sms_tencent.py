@@ -18,17 +18,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from channels.sms.segments import is_mainland
-from channels.transports.base import (
-    NOT_TRIED,
-    Outcome,
-    Outgoing,
-    Reaction,
-    SmsPayload,
-    TransportError,
-    send_groups,
-)
+from channels.transports.base import Outcome, Outgoing, Reaction, TransportError
 from channels.transports.http import HttpTransport, ask, json_of
 from channels.transports.sms_codes import code_for
+from channels.transports.sms_groups import send_grouped, sms_of
 
 NAME = "tencent"
 VERSION, SERVICE = "2021-01-11", "sms"
@@ -181,20 +174,19 @@ class TencentTransport(HttpTransport):
         """The sandbox has no provider's template texts: it is told the text in a header of its own."""
 
     async def send_many(self, messages: Sequence[Outgoing], deadline_s: float) -> list[Outcome]:
-        groups, refused = _groups(messages)
-
         async def send(places: Sequence[int]) -> dict[int, Outcome]:
             statuses = await self._send([messages[place] for place in places])
             return {place: self._outcome(statuses.get(messages[place].address)) for place in places}
 
-        sent = await send_groups(
-            groups,
+        return await send_grouped(
+            messages,
+            _shared,
+            BATCH,
             send,
-            splits=lambda error: error.reaction in _OF_ONE_NUMBER,
+            of_one_number=_OF_ONE_NUMBER,
             concurrency=self._connections,
             deadline_s=deadline_s,
         )
-        return [refused.get(place) or sent.get(place, NOT_TRIED) for place in range(len(messages))]
 
     def _outcome(self, status: Mapping[str, Any] | None) -> Outcome:
         if status is None:
@@ -215,7 +207,7 @@ class TencentTransport(HttpTransport):
             "TemplateParamSet": list(shared.params),
             "SessionContext": messages[0].client_id,
         }
-        texts = [_payload(message).text for message in messages] if self._show_text else []
+        texts = [sms_of(message).text for message in messages] if self._show_text else []
         answer = await self._call("SendSms", content, texts)
         found = answer.get("SendStatusSet") or []
         return {str(status.get("PhoneNumber")): status for status in found if isinstance(status, dict)}
@@ -269,38 +261,8 @@ class Shared:
     mainland: bool
 
 
-def _payload(message: Outgoing) -> SmsPayload:
-    assert isinstance(message.payload, SmsPayload)
-    return message.payload
-
-
 def _shared(message: Outgoing) -> Shared:
     """Raises TransportError for a template without a code of Tencent's, or with names for places."""
-    payload = _payload(message)
+    payload = sms_of(message)
     code = code_for(NAME, payload.template_code)
     return Shared(code, tuple(parameters(payload.params)), is_mainland(message.address))
-
-
-def _groups(messages: Sequence[Outgoing]) -> tuple[list[list[int]], dict[int, Outcome]]:
-    """Places of messages that may share a request, at most 200 with every number once; and the outcomes
-    of those that cannot be sent.
-
-    Statuses name their number, so the same number twice in a request could not be told apart.
-    """
-    open_groups: dict[Shared, tuple[list[int], set[str]]] = {}
-    done: list[list[int]] = []
-    refused: dict[int, Outcome] = {}
-    for number, message in enumerate(messages):
-        try:
-            shared = _shared(message)
-        except TransportError as error:
-            refused[number] = Outcome(error=error)
-            continue
-        group, phones = open_groups.get(shared, ([], set()))
-        if len(group) == BATCH or message.address in phones:
-            done.append(group)
-            group, phones = [], set()
-        group.append(number)
-        phones.add(message.address)
-        open_groups[shared] = (group, phones)
-    return done + [group for group, _ in open_groups.values()], refused

@@ -18,6 +18,7 @@ from tencentcloud.sms.v20210111 import models, sms_client
 from channels.sandbox import inbox
 from channels.transports import sms_tencent
 from channels.transports.base import Reaction, TransportError
+from channels.transports.sms_groups import grouped
 from channels.transports.sms_tencent import Credentials, error_of, parameters, sign
 from core.db import Database
 from core.settings import Settings
@@ -115,7 +116,7 @@ def test_sms_go_in_requests_of_200_with_the_same_content(sqlite_db: Database, se
 
 def test_groups_never_mix_countries_nor_repeat_a_number() -> None:
     messages = [sms(number) for number in [*NUMBERS, NUMBERS[0], "+447700900100"]]
-    groups, refused = sms_tencent._groups(messages)
+    groups, refused = grouped(messages, sms_tencent._shared, sms_tencent.BATCH)
     abroad = [
         [message.address.startswith("+44") for message in map(messages.__getitem__, group)]
         for group in groups

@@ -19,6 +19,7 @@ from loyalty import (
 )
 from loyalty.earn_rules import load_rule
 from loyalty.models import PointsAdjustment
+from loyalty.promotions import store as promotions
 from loyalty.tiers import review, store
 from tests.conftest import count
 from tests.web import seed
@@ -169,6 +170,37 @@ def test_segments_multiply_and_their_members_are_brought_when_the_form_is_saved(
     with shop.database.read() as session:
         assert [one.segments for one in multipliers.listed(session)] == [[name]]
         assert segment_members.counts(session) == {name: members}
+
+
+def test_a_segment_names_what_uses_it(shop: Shop) -> None:
+    client = shop.client()
+    rule = '{"field": "rfm.r", "op": ">=", "value": 5}'
+    client.post("/segments/new", {"name": "fresh", "title": "Fresh", "rule": rule})
+    assert "Nothing uses it yet." in client.get("/segments/fresh").text
+    form = {"name": "double", "times": "3", "starts_at": "2026-03-01T00:00", "ends_at": "2026-03-03T00:00"}
+    assert client.post("/loyalty/points/multipliers", {**form, "segments": "fresh"}).status_code == 303
+    assert client.post("/loyalty/points", {**RULE, "segment_times": "fresh = 2"}).status_code == 303
+    inside = [{"type": "not", "condition": {"type": "segment", "in": ["x", "fresh"]}}]
+    benefit = {"type": "percent", "percent": "10"}
+    with shop.database.write() as session:
+        for name, conditions in (("others", inside), ("tiers", [{"type": "tier", "in": ["fresh"]}])):
+            definition = {"conditions": conditions, "benefit": benefit}
+            promotions.save(
+                session, name=name, title=f"To {name}", definition=definition, by="t", now=seed.NOW
+            )
+    with shop.database.read() as session:
+        users = segment_queries.used_by(session, "fresh")
+    assert (users.multipliers, users.earn_rule) == (["double"], True)
+    assert [title for _, title in users.promotions] == ["To others"]
+    page = client.get("/segments/fresh").text
+    ((number, _),) = users.promotions
+    for link in (
+        f'href="/loyalty/promotions/{number}">To others<',
+        'href="/loyalty/points/sources">double<',
+        'href="/loyalty/points">How orders earn<',
+    ):
+        assert link in page
+    assert "Nothing uses it yet." not in page
 
 
 def test_a_ladder_is_simulated_before_it_is_saved(shop: Shop) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from channels.sandbox.server import serve as serve_sandbox
 from core import crypto
@@ -23,6 +24,7 @@ from migrations.runner import check
 from segments.facts import open_engine
 from segments.scores import latest_refresh
 from web.commands.common import REFUSED, answer, json_option, open_installation
+from web.serve import connections
 from web.up import Services, start_all
 
 
@@ -49,8 +51,8 @@ def serve(processes: int | None, threads: int | None) -> None:
     from flask import Flask
 
     from web.app import create_app
-    from web.serve import connections, serve_many
     from web.serve import serve as run_server
+    from web.serve import serve_many
 
     settings, database = open_installation()
     database.dispose()  # each process opens its own connections, as many as its threads need
@@ -137,6 +139,8 @@ def _database_findings(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         return
     with database.read() as session:
         latest = latest_refresh(session)
+        if database.dialect == "postgresql":
+            yield _connections(session, settings)
     yield (
         "refresh",
         latest is not None,
@@ -146,6 +150,25 @@ def _database_findings(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         len(open_engine(settings).replica.files(name)) for name in open_engine(settings).replica.facts
     )
     yield "warehouse", True, f"{settings.warehouse_url}, {files} files"
+
+
+OTHERS = 20
+"""Connections left to workers, flows and whoever looks into the database."""
+
+
+def _connections(session: Session, settings: Settings) -> tuple[str, bool, str]:
+    """Whether PostgreSQL takes as many connections as the web server may open."""
+    most = int(session.scalar(sa.text("SHOW max_connections")) or 0)
+    needed = settings.processes * connections(settings.threads)
+    words = f"PostgreSQL takes {most}, the web server may open {needed} (2 a thread)"
+    if most >= needed + OTHERS:
+        return "connections", True, words
+    return (
+        "connections",
+        False,
+        f"{words} and workers need about {OTHERS} more: raise max_connections in postgresql.conf, "
+        "or lower HUILIU_PROCESSES or HUILIU_THREADS",
+    )
 
 
 @click.command()

@@ -66,7 +66,6 @@ def page(name: str) -> str:
     segment = _segment(name)
     latest = queries.latest(session)
     counted, problem = count_of(segment.rule, SAMPLE)
-    campaigns, others = queries.used_by(session, name)
     return render_template(
         "segments/page.html",
         segment=segment,
@@ -77,8 +76,7 @@ def page(name: str) -> str:
         sample=member_queries.of_ids(session, counted.sample) if counted else [],
         moves=(latest.segments.get(name) if latest else None),
         latest=latest,
-        campaigns=campaigns,
-        others=others,
+        users=queries.used_by(session, name),
         versions=_versions(saved.versions(session, segment)),
         history=member_queries.history(session, "segment", name),
         as_of=as_of(),

@@ -12,6 +12,9 @@ from sqlalchemy.orm import Session
 
 from campaigns.models import Campaign
 from core.warehouse.engine import DuckEngine
+from loyalty.earn_rules import load_rule
+from loyalty.models import PointsMultiplier
+from loyalty.promotions.models import PromotionRow
 from segments.models import Refresh, Segment, StageChange
 from segments.scores import SNAPSHOT, SNAPSHOT_SCHEMA, snapshot_path
 
@@ -86,8 +89,25 @@ def names(session: Session) -> list[tuple[str, str]]:
     return [(row.name, row.title) for row in session.execute(query)]
 
 
-def used_by(session: Session, name: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(campaigns, segments) whose audience or rule names this segment, each as (name, title)."""
+@dataclass(frozen=True)
+class Users:
+    """What names a segment, each as (name, title)."""
+
+    campaigns: list[tuple[str, str]]
+    segments: list[tuple[str, str]]
+    promotions: list[tuple[int, str]]
+    """With their id for a name."""
+    multipliers: list[str]
+    """Names of campaigns that multiply points."""
+    earn_rule: bool
+    """Whether the rule of what orders earn multiplies for it."""
+
+    def __bool__(self) -> bool:
+        return bool(self.campaigns or self.segments or self.promotions or self.multipliers or self.earn_rule)
+
+
+def used_by(session: Session, name: str) -> Users:
+    """What asks who is in this segment: audiences, rules, promotions, and how points are earned."""
     wanted = json.dumps(name, ensure_ascii=False)
     campaigns = session.execute(
         sa.select(Campaign.name, Campaign.title, Campaign.spec)
@@ -100,10 +120,34 @@ def used_by(session: Session, name: str) -> tuple[list[tuple[str, str]], list[tu
             Segment.archived_at.is_(None), Segment.name != name
         )
     )
-    return (
+    promotions = session.execute(
+        sa.select(PromotionRow.id, PromotionRow.title, PromotionRow.conditions)
+        .where(PromotionRow.archived_at.is_(None))
+        .order_by(PromotionRow.title)
+    )
+    multipliers = session.execute(
+        sa.select(PointsMultiplier.name, PointsMultiplier.segments)
+        .where(PointsMultiplier.archived_at.is_(None))
+        .order_by(PointsMultiplier.name)
+    )
+    return Users(
         [(row.name, row.title) for row in campaigns if _names_segment(row.spec, wanted)],
         [(row.name, row.title) for row in others if _names_segment(row.rule, wanted)],
+        [(row.id, row.title) for row in promotions if _asks_for(row.conditions, name)],
+        [row.name for row in multipliers if name in (row.segments or ())],
+        name in load_rule(session).segment_times,
     )
+
+
+def _asks_for(conditions: Any, name: str) -> bool:
+    """Whether a promotion's condition, at any depth, is about this segment."""
+    if isinstance(conditions, list):
+        return any(_asks_for(one, name) for one in conditions)
+    if not isinstance(conditions, dict):
+        return False
+    if conditions.get("type") == "segment" and name in (conditions.get("in") or ()):
+        return True
+    return any(_asks_for(value, name) for value in conditions.values())
 
 
 def _names_segment(value: Any, wanted: str) -> bool:

@@ -299,7 +299,8 @@ def test_an_experiments_plan_is_frozen_before_it_starts_and_gives_the_draft_its_
             outlook_spec(shop), seed.NOW, [14],
         )  # fmt: skip
     (option,) = outlook.options(outlook_spec(shop), past, outlook.Terms(reach=0.5, arm_share=0.5), [0.4])
-    assert plan.mde == option.mde
+    # Sums of a file's parts come in any order, so that the last digits of two scans differ.
+    assert plan.mde == pytest.approx(option.mde, rel=1e-9)
     page = client.get(f"/results/experiments/{number}").text
     assert '<td class="num">40%</td>' in page
     assert f"/results/plans/{row.id}" in page

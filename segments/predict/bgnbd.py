@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, betaln, expit, gammaln, hyp2f1, polygamma, psi
+from scipy.special import betainc, betaln, expit, gammaln, hyp2f1, polygamma, psi, xlog1py, xlogy
 
 from segments.predict.fitted import Fitted, fitted
 from segments.predict.groups import Floats, Groups
@@ -29,6 +29,7 @@ BLOCK = 8_192
 """Groups at a time: they stay in the cache, and are too few for the linear algebra to start threads, which
 on a busy machine wait for each other longer than they work."""
 _NUDGE = 1e-5
+_NODES = 96
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,32 @@ def _purchases(model: BgNbd, x: NDArray[Any], age: Floats, ahead: float | Floats
     c = a + b + x - 1
     # Euler's transformation of the paper's ₂F₁(r + x, b + x; a + b + x − 1; z): its first two
     # parameters no longer grow with x, and the power (1 − z)^(r + x), which would underflow, cancels.
-    remains = np.power(1 - z, a - 1) * hyp2f1(a + b - 1 - r, a - 1, c, z)
+    with np.errstate(over="ignore", invalid="ignore"):
+        remains = np.asarray(np.power(1 - z, a - 1) * hyp2f1(a + b - 1 - r, a - 1, c, z))
+    lost = ~np.isfinite(remains)
+    if a > 1 and lost.any():
+        # Where nearly everybody has left for good, a is large: the power underflows, the series overflows.
+        orders, odds = np.broadcast_arrays(np.asarray(x, dtype=np.float64), z / (1 - z))
+        remains[lost] = _remains(model, orders[lost], odds[lost])
     return np.asarray(np.maximum(c / (a - 1) * (1 - remains), 0.0))
+
+
+def _remains(model: BgNbd, x: Floats, odds: Floats) -> Floats:
+    """Euler's integral of the same: the mean of (1 + odds·t)^−(r + x) over t of Beta(a − 1, b + x), a > 1.
+
+    By Gauss and Legendre within twelve standard deviations of the mean.
+    """
+    first, second = model.a - 1, (model.b + x)[:, None]
+    total = first + second
+    mean = first / total
+    reach = 12 * np.sqrt(mean * (1 - mean) / (total + 1))
+    low, high = np.maximum(mean - reach, 0.0), np.minimum(mean + reach, 1.0)
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    t = (low + high) / 2 + (high - low) / 2 * nodes
+    height = np.exp(xlogy(first - 1, t) + xlog1py(second - 1, -t) - betaln(first, second))
+    terms = height * np.power(1 + odds[:, None] * t, -(model.r + x)[:, None])
+    # By what the nodes see of the density, not by 1: with b below 1 it is steep at the end.
+    return np.asarray((terms @ weights) / (height @ weights))
 
 
 def repeat_shares(model: BgNbd, age: Floats, most: int) -> Floats:

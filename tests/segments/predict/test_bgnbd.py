@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
+from scipy.integrate import quad
 from scipy.special import beta, gamma, roots_jacobi
 
 from core.errors import InvalidInput
@@ -255,3 +257,19 @@ def test_shares_of_frequencies_sum_to_1_and_have_the_expected_mean(model: BgNbd,
 def test_customers_that_cannot_be_are_refused(row: tuple[float, float, float], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         group(*(np.array([value]) for value in row))
+
+
+@pytest.mark.parametrize(("a", "b"), [(230.6, 10_000.0), (1_000.0, 10.0), (150.0, 2.0)])
+def test_where_nearly_everybody_has_left_the_expectation_is_a_number(a: float, b: float) -> None:
+    # The formula as it stands is 0 times infinity here; its integral is not.
+    model = BgNbd(1.3, 1.25, a, b)
+    x, age = np.array([0.0, 0.0, 2.0, 40.0]), np.array([0.0, 3.0, 10.0, 500.0])
+    for ahead in (0.1, 52.0, 5_000.0):
+        found = bgnbd.purchases_if_alive(model, x, age, ahead)
+        for orders, old, value in zip(x, age, found, strict=True):
+            left, odds = stats.beta(a - 1, b + orders), ahead / (model.alpha + old)
+            remains, _ = quad(
+                lambda t, left=left, odds=odds, power=model.r + orders: left.pdf(t) * (1 + odds * t) ** -power,
+                0.0, 1.0, points=[left.mean()], limit=400, epsabs=1e-14,
+            )  # fmt: skip
+            assert value == pytest.approx((a + b + orders - 1) / (a - 1) * (1 - remains), rel=1e-6)

@@ -93,15 +93,14 @@ def timed_insert(home: str, url: str, finished: str) -> dict[str, Any]:
 
 
 def _columns(database: Database, table: str) -> list[str]:
-    return [column["name"] for column in sa.inspect(database.engine).get_columns(table)]
+    return [f'"{column["name"]}"' for column in sa.inspect(database.engine).get_columns(table)]
 
 
 def _rows(connection: sa.Connection, table: str, condition: str = "") -> list[Any]:
     """Rows as the driver binds them again: JSON stays text."""
-    columns = sa.inspect(connection).get_columns(table)
+    columns, postgresql = sa.inspect(connection).get_columns(table), connection.dialect.name == "postgresql"
     names = ", ".join(
-        f"{column['name']}::text" if "JSON" in str(column["type"]) and connection.dialect.name != "sqlite"
-        else column["name"]
+        f'"{column["name"]}"' + ("::text" if "JSON" in str(column["type"]) and postgresql else "")
         for column in columns
     )  # fmt: skip
     return [tuple(row) for row in connection.exec_driver_sql(f"SELECT {names} FROM {table} {condition}")]

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import refresh
+from core.db import Database
+from tests.bench import refresh, run
 from tests.bench.__main__ import table
 from tests.bench.made_up import warehouse
 from tests.bench.measure import Sample, compare, in_child, take_turns
+from tests.conftest import count as rows
 
 
 def test_refresh_duckdb_and_pandas_score_and_stage_everybody_alike(
@@ -29,6 +31,22 @@ def test_refresh_duckdb_and_pandas_score_and_stage_everybody_alike(
     refresh.assert_same(snapshot, tmp_path / "pandas" / "snapshot.parquet")
     assert ours["segments"] == theirs["segments"]
     assert all(0 < count < 3_000 for count in ours["segments"].values()), ours["segments"]
+
+
+def test_the_peer_of_a_run_writes_the_rows_that_the_run_wrote() -> None:
+    with run.bed("sqlite", 60) as place:
+        finished, empty = place.copy(), place.copy()
+        done = in_child("tests.bench.run:timed_run", home=place.home_copy(), url=place.url(finished))
+        in_child(
+            "tests.bench.run:timed_insert",
+            home=place.home_copy(), url=place.url(empty), finished=place.url(finished),
+        )  # fmt: skip
+        assert done.answer["counts"]["candidates"] == 60
+        ours, theirs = Database(place.url(finished)), Database(place.url(empty))
+        for name in (*run.PARENTS, *run.TABLES):
+            assert rows(ours, name) == rows(theirs, name) > 0, name
+        ours.dispose()
+        theirs.dispose()
 
 
 def test_a_ratio_is_the_median_of_the_rounds_and_is_judged_in_its_direction() -> None:

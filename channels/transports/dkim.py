@@ -150,8 +150,7 @@ class Signer:
     def sign(self, content: bytes, now: datetime, tail: bytes = b"") -> bytes:
         """``content`` with its signatures in front; lines end in CRLF. ``tail`` is signed, not returned."""
         head, _, body = content.partition(b"\r\n\r\n")
-        if tail:
-            body += tail
+        body += tail
         headers = canonical_headers(head)
         there = {name for name, _ in headers}
         # From once more: a second one would break the signature.

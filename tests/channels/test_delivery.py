@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+import gc
+from datetime import datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from channels import consent, outbox
+from channels.claim import Claimed
 from channels.consent import MARKETING
-from channels.delivery import Delivered, run_delivery
+from channels.delivery import TURN, Delivered, _Channel, run_delivery, transport_for
 from channels.models import Account, Message, MessageEvent, Suppression
 from channels.sandbox import inbox
+from channels.transports.base import Outgoing
+from core.collector import SURVIVORS
 from core.contacts import CHANNELS, blind_index
 from core.db import Database
 from core.models import Member, Todo, WarehouseMark
@@ -238,3 +243,51 @@ def test_a_paused_channel_sends_nothing(sqlite_db: Database, settings: Settings)
 def test_an_unknown_channel_is_refused(sqlite_db: Database, settings: Settings) -> None:
     with pytest.raises(Exception, match="not a channel"):
         run_delivery(sqlite_db, settings, channels=["fax"])
+
+
+def test_the_loop_sees_to_its_connections_while_a_batch_is_rendered(
+    sqlite_db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = 4 * TURN
+    add_members(sqlite_db, range(1, number + 1))
+    template = add_template(sqlite_db, settings, "email")
+    enqueue(sqlite_db, *[row(n, "email", template) for n in range(1, number + 1)])
+    turns, seen = 0, []
+    made = _Channel._outgoing
+
+    def outgoing(self: _Channel, claimed: Claimed, now: datetime) -> Outgoing:
+        seen.append(turns)
+        return made(self, claimed, now)
+
+    async def ticking() -> None:
+        nonlocal turns
+        while len(seen) < number:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def render() -> int:
+        transport = transport_for("email", sqlite_db, settings, None, lambda: NOW)
+        channel = _Channel(sqlite_db, settings, "email", transport, "w", number, lambda: NOW)
+        ready = channel._claim("w:1").ready
+        (outgoing, failed), _ = await asyncio.gather(channel._render(ready), ticking())
+        assert failed == []
+        return len(outgoing)
+
+    monkeypatch.setattr(_Channel, "_outgoing", outgoing)
+    assert asyncio.run(render()) == number
+    assert [seen.count(turn) for turn in sorted(set(seen))] == [TURN] * 4
+
+
+def test_collections_are_rare_while_delivering_and_as_before_afterwards(
+    sqlite_db: Database, settings: Settings
+) -> None:
+    before, during = gc.get_threshold(), set()
+
+    def now() -> datetime:
+        during.add(gc.get_threshold()[0])
+        return NOW
+
+    with sandbox(sqlite_db, settings) as (found, _):
+        run_delivery(sqlite_db, found, channels=["email"], now=now)
+    assert during == {SURVIVORS}
+    assert gc.get_threshold() == before

@@ -20,6 +20,7 @@ from loyalty import (
 from loyalty.earn_rules import load_rule
 from loyalty.models import PointsAdjustment
 from loyalty.promotions import store as promotions
+from loyalty.promotions.models import PromotionRow
 from loyalty.tiers import review, store
 from tests.conftest import count
 from tests.web import seed
@@ -201,6 +202,11 @@ def test_a_segment_names_what_uses_it(shop: Shop) -> None:
     ):
         assert link in page
     assert "Nothing uses it yet." not in page
+    assert client.post("/loyalty/points", RULE).status_code == 303
+    client.post("/loyalty/points/sources/archive", {"what": "multiplier", "name": "double"})
+    with shop.database.write() as session:
+        session.get_one(PromotionRow, number).archived_at = seed.NOW
+    assert "Nothing uses it yet." in client.get("/segments/fresh").text
 
 
 def test_a_ladder_is_simulated_before_it_is_saved(shop: Shop) -> None:

@@ -123,6 +123,12 @@ def test_dkimpy_accepts_both_signatures(body: bytes) -> None:
     assert verdicts(SIGNER.sign(LISTED + b"\r\n\r\n" + body, NOW)) == [True, True]
 
 
+def test_of_a_header_that_occurs_twice_the_last_one_is_signed() -> None:
+    mail = SIGNER.sign(LISTED + b"\r\nReply-To: a@example.com\r\nReply-To: b@example.com\r\n\r\nhi\r\n", NOW)
+    assert verdicts(mail) == [True, True]
+    assert verdicts(mail.replace(b"Reply-To: b@", b"Reply-To: c@")) == [False, False]
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -123,6 +123,9 @@ def test_groups_never_mix_countries_nor_repeat_a_number() -> None:
     ]
     assert abroad == [[False] * 200, [False] * 200, [False], [True]]
     assert refused == {}
+    # Also where the group has room: its statuses name numbers.
+    twice, _ = grouped([sms(number) for number in (NUMBERS[0], NUMBERS[1], NUMBERS[0])], lambda _: "", 200)
+    assert twice == [[0, 1], [2]]
 
 
 def test_each_number_has_its_own_status(sqlite_db: Database, settings: Settings) -> None:
